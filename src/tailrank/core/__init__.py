@@ -1,0 +1,1 @@
+"""The vocabulary: queries, time, latency, service-level agreements. Standard library and NumPy."""

@@ -1,0 +1,74 @@
+"""The exceptions that tailrank raises on purpose.
+
+    TailrankError
+    ├── ConfigError          a setting is wrong: names the field, its value and what is allowed
+    ├── DataError            a file is wrong: names path, line (where there is one) and reason
+    ├── BackendUnavailable   this host or build cannot do what was asked for
+    ├── OutsideProfile       a service time was asked for that nobody measured
+    └── ServingError
+        ├── Overloaded       a bounded queue is full
+        └── WorkerDied       a worker ended before its batch did
+
+An SLA that cannot be met is a result, not an exception. `assert` guards our own invariants only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class TailrankError(Exception):
+    """Base of every error that a user can cause or mend; its text is one line for the user."""
+
+
+class ConfigError(TailrankError):
+    """A setting is wrong.
+
+    Args:
+        field: name of the setting, as the user wrote it.
+        value: what was given.
+        allowed: what would have been accepted, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}: got {value!r}; allowed: {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+
+class DataError(TailrankError):
+    """A file cannot be used.
+
+    Args:
+        path: the file.
+        reason: what is wrong and what was expected.
+        line: 1-based line number, where the fault has one.
+    """
+
+    def __init__(self, path: str | Path, reason: str, line: int | None = None) -> None:
+        place = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{place}: {reason}")
+        self.path = str(path)
+        self.line = line
+        self.reason = reason
+
+
+class BackendUnavailable(TailrankError):
+    """This host or build lacks what was asked for; the text says what and what to do instead."""
+
+
+class OutsideProfile(TailrankError):
+    """A service time outside the measured range was asked for; tables do not extrapolate."""
+
+
+class ServingError(TailrankError):
+    """Something went wrong while queries were being served."""
+
+
+class Overloaded(ServingError):
+    """A bounded queue is full."""
+
+
+class WorkerDied(ServingError):
+    """A worker ended before its batch did."""

@@ -1,0 +1,97 @@
+"""The records that flow: a query, its parts in batches, and what a scheduler decides.
+
+All are immutable. The payload (features) is opaque here: nothing in this module looks into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Outcome(Enum):
+    """How a batch ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One ranking request: one user, `num_items` candidate items.
+
+    Args:
+        query_id: unique within a run.
+        model: name of the model that ranks it.
+        scheduled_ns: when it was due to arrive; latency counts from here.
+        deadline_ns: when its answer is worthless, on the same clock; None: never.
+        num_items: candidate items, >= 1 (the *query size*).
+        num_ids: sparse ids over all its items, >= 0.
+        payload: the features, opaque to schedulers and loop.
+    """
+
+    query_id: int
+    model: str
+    scheduled_ns: int
+    deadline_ns: int | None
+    num_items: int
+    num_ids: int
+    payload: object = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPart:
+    """Items `[first_item, first_item + num_items)` of one query."""
+
+    query: Query
+    first_item: int
+    num_items: int
+
+    @property
+    def num_ids(self) -> int:
+        """Sparse ids of this part, taking the query's ids as evenly spread over its items."""
+        return self.query.num_ids * self.num_items // self.query.num_items
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one worker slot runs at once.
+
+    Args:
+        batch_id: unique within a run, in order of start.
+        slot: the worker slot that runs it, from 0.
+        parts: at least one part; parts of several queries may share a batch.
+    """
+
+    batch_id: int
+    slot: int
+    parts: tuple[BatchPart, ...]
+
+    @property
+    def num_items(self) -> int:
+        """Items over all parts."""
+        return sum(part.num_items for part in self.parts)
+
+    @property
+    def num_ids(self) -> int:
+        """Sparse ids over all parts."""
+        return sum(part.num_ids for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A query that will not be ranked, and why (a short code such as `queue_full`)."""
+
+    query: Query
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a scheduler wants done now: batches to start, queries to reject."""
+
+    start: tuple[Batch, ...] = ()
+    reject: tuple[Rejection, ...] = ()
+
+
+NOTHING = Decision()

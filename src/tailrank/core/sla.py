@@ -1,0 +1,48 @@
+"""The service-level agreement: a percentile of latency and its limit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tailrank.core.errors import ConfigError
+
+_UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_PATTERN = re.compile(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ns|us|ms|s)")
+
+
+@dataclass(frozen=True, slots=True)
+class SLA:
+    """The `percentile`-th percentile of latency is at most `latency_ns`.
+
+    Args:
+        percentile: in (0, 100).
+        latency_ns: limit in ns, > 0.
+
+    Raises:
+        ConfigError: either is outside its range.
+    """
+
+    percentile: float
+    latency_ns: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.percentile < 100.0:
+            raise ConfigError("sla.percentile", self.percentile, "a number above 0 and below 100")
+        if self.latency_ns <= 0:
+            raise ConfigError("sla.latency_ns", self.latency_ns, "a time above 0")
+
+    @classmethod
+    def parse(cls, text: str) -> SLA:
+        """Read `p95=10ms`, `p99.9=2.5s` and the like.
+
+        Raises:
+            ConfigError: the text is not of that form, or a number is out of range.
+        """
+        match = _PATTERN.fullmatch(text.strip())
+        if match is None:
+            raise ConfigError("--sla", text, "pPERCENTILE=LIMIT with ns, us, ms or s, as in p95=10ms")
+        return cls(float(match[1]), round(float(match[2]) * _UNITS_NS[match[3]]))
+
+    def __str__(self) -> str:
+        return f"p{self.percentile:g}={self.latency_ns / 1e6:g}ms"
