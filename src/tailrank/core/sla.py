@@ -41,7 +41,9 @@ class SLA:
         """
         match = _PATTERN.fullmatch(text.strip())
         if match is None:
-            raise ConfigError("--sla", text, "pPERCENTILE=LIMIT with ns, us, ms or s, as in p95=10ms")
+            raise ConfigError(
+                "--sla", text, "pPERCENTILE=LIMIT with ns, us, ms or s, as in p95=10ms"
+            )
         return cls(float(match[1]), round(float(match[2]) * _UNITS_NS[match[3]]))
 
     def __str__(self) -> str:

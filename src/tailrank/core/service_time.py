@@ -1,0 +1,140 @@
+"""How long a batch takes on this host, as measured: the one thing a simulation believes.
+
+The table is a grid over (num_parts, num_items, ids per item, busy_workers). Between grid points it
+interpolates linearly; outside it raises `OutsideProfile`, because nobody measured there.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrank.core.errors import ConfigError, DataError, OutsideProfile
+
+AXES = ("num_parts", "num_items", "ids_per_item", "busy_workers")
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceTimeTable:
+    """Median service time of a batch and its spread.
+
+    Args:
+        device: what ran the batches, such as `cpu`.
+        axes: the grid, one strictly increasing tuple per name in `AXES`. `ids_per_item` may hold one
+            value (bags of fixed size): then only batches of that many ids per item are known, to
+            within one id per item.
+        median_ns: float64 of the grid's shape; NaN where a point cannot exist (fewer items than
+            parts).
+        spread: sorted ratios service time / median over all grid points, >= 1 entry; a simulation
+            draws from it.
+        overhead_ns: time a worker spends per batch outside the ranker (loop, concatenation of
+            nothing), measured with a null ranker.
+    """
+
+    device: str
+    axes: dict[str, tuple[float, ...]]
+    median_ns: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    overhead_ns: int = 0
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(self.axes[name]) for name in AXES)
+        if self.median_ns.shape != shape:
+            raise ConfigError("median_ns.shape", self.median_ns.shape, f"the axes' shape {shape}")
+        for name in AXES:
+            points = self.axes[name]
+            if any(low >= high for low, high in zip(points, points[1:], strict=False)):
+                raise ConfigError(f"axes.{name}", points, "strictly increasing numbers")
+
+    def lookup_ns(self, num_parts: int, num_items: int, num_ids: int, busy_workers: int) -> int:
+        """Median service time of a batch in ns, overhead included.
+
+        Args:
+            num_parts: parts in the batch, >= 1.
+            num_items: items in the batch, >= num_parts.
+            num_ids: sparse ids in the batch.
+            busy_workers: workers busy while it runs, itself included.
+
+        Raises:
+            OutsideProfile: the point lies outside the measured grid.
+        """
+        ids_per_item = num_ids / num_items
+        ids_axis = self.axes["ids_per_item"]
+        if len(ids_axis) == 1 and abs(ids_per_item - ids_axis[0]) <= 1.0:
+            ids_per_item = ids_axis[0]
+        point = (float(num_parts), float(num_items), ids_per_item, float(busy_workers))
+        corners = [self._bracket(name, value) for name, value in zip(AXES, point, strict=True)]
+        total = 0.0
+        for choice in product(*corners):
+            weight = 1.0
+            for _, share in choice:
+                weight *= share
+            total += weight * float(self.median_ns[tuple(index for index, _ in choice)])
+        if total != total:
+            raise OutsideProfile(
+                f"no service time was measured for {num_parts} parts with {num_items} items"
+            )
+        return round(total) + self.overhead_ns
+
+    def _bracket(self, name: str, value: float) -> tuple[tuple[int, float], ...]:
+        """The one or two grid indices around `value` with their weights."""
+        points = self.axes[name]
+        if not points[0] <= value <= points[-1]:
+            raise OutsideProfile(
+                f"{name} = {value:g} is outside the profile, which measured "
+                f"{points[0]:g} to {points[-1]:g}; profile this host with a wider grid"
+            )
+        upper = bisect_right(points, value)
+        if points[upper - 1] == value:
+            return ((upper - 1, 1.0),)
+        share = (value - points[upper - 1]) / (points[upper] - points[upper - 1])
+        return ((upper - 1, 1.0 - share), (upper, share))
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON (NaN as null)."""
+        values = [None if np.isnan(value) else float(value) for value in self.median_ns.ravel()]
+        record = {
+            "format_version": _FORMAT_VERSION,
+            "device": self.device,
+            "axes": {name: list(self.axes[name]) for name in AXES},
+            "median_ns": values,
+            "spread": [float(ratio) for ratio in self.spread],
+            "overhead_ns": self.overhead_ns,
+        }
+        path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> ServiceTimeTable:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is missing, not such a table, or of another version.
+        """
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if record["format_version"] != _FORMAT_VERSION:
+                raise DataError(
+                    path, f"format version {record['format_version']}; expected {_FORMAT_VERSION}"
+                )
+            axes = {name: tuple(map(float, record["axes"][name])) for name in AXES}
+            values = [np.nan if value is None else value for value in record["median_ns"]]
+            shape = tuple(len(axes[name]) for name in AXES)
+            return cls(
+                device=record["device"],
+                axes=axes,
+                median_ns=np.array(values, dtype=np.float64).reshape(shape),
+                spread=np.array(record["spread"], dtype=np.float64),
+                overhead_ns=int(record["overhead_ns"]),
+            )
+        except FileNotFoundError:
+            raise DataError(path, "no such file") from None
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise DataError(path, f"not a service-time table ({error})") from None
