@@ -151,6 +151,15 @@ class SideFeatures:
         """L."""
         return self.values_L.shape[0]
 
+    @property
+    def uniform_bag_size(self) -> int | None:
+        """Ids per bag where all bags hold equally many, which most presets do; else None."""
+        num_bags = self.offsets.shape[0] - 1
+        if num_bags == 0 or self.num_ids % num_bags:
+            return None
+        size = self.num_ids // num_bags
+        return size if bool((self.offsets.diff() == size).all()) else None
+
     def rows(self, first: int, count: int) -> SideFeatures:
         """Rows `[first, first + count)`; ids and floats are views."""
         num_sparse = (self.offsets.shape[0] - 1) // self.num_rows if self.num_rows else 0

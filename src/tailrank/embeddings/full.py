@@ -1,0 +1,124 @@
+"""Full tables: one row per category, all tables of a model stacked in one merged weight.
+
+One merged weight means one lookup per side instead of one per feature, and row-major offsets give
+(row, feature, dim) without a transpose. Knows no model.
+
+Legend: U user rows, B item rows, R rows of one side, F sparse features of that side, D dim, V rows
+of the merged weight, L ids.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from tailrank.core.errors import ConfigError
+from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
+from tailrank.kernels.reference import pooled_lookup
+
+
+class Pooled(NamedTuple):
+    """Sum-pooled embeddings of both sides of a batch; F may be 0."""
+
+    user_UFD: Tensor
+    item_BFD: Tensor
+
+
+class EmbeddingTables(nn.Module):
+    """All tables of `spec`, stacked in the order of `spec.tables`.
+
+    `weight_VD` takes no gradient from autograd: training updates just the rows that a step read
+    (see `training/optimizers.py`).
+
+    Args:
+        spec: its tables must share one dim.
+        generator: draws the weights, U(-1/sqrt(rows), 1/sqrt(rows)) per table; None: zeros, for a
+            model whose weights are about to be loaded.
+
+    Raises:
+        ConfigError: tables of different dims.
+
+    Source: initial weights as facebookresearch/dlrm (arXiv 1906.00091).
+    """
+
+    def __init__(self, spec: FeatureSpec, generator: torch.Generator | None) -> None:
+        super().__init__()
+        dims = {table.embedding_dim for table in spec.tables}
+        if len(dims) > 1:
+            raise ConfigError("embedding_dim", sorted(dims), "one dim for all tables of a model")
+        self.spec = spec
+        self.embedding_dim = dims.pop() if dims else 0
+        rows = [table.num_embeddings for table in spec.tables]
+        firsts = [sum(rows[:index]) for index in range(len(rows))]
+        self.first_row = dict(zip((table.name for table in spec.tables), firsts, strict=True))
+        weight_VD = torch.zeros(sum(rows), self.embedding_dim)
+        self.weight_VD = nn.Parameter(weight_VD, requires_grad=False)
+        if generator is not None:
+            self.reset(generator)
+        for side in SIDES:
+            tables = [spec.table(feature.table) for feature in spec.sparse(side)]
+            first_F = torch.tensor([self.first_row[table.name] for table in tables]).long()
+            count_F = torch.tensor([table.num_embeddings for table in tables]).long()
+            self.register_buffer(f"_{side}_first_F", first_F, persistent=False)
+            self.register_buffer(f"_{side}_count_F", count_F, persistent=False)
+
+    def merged_ids(self, features: SideFeatures, side: Side) -> Tensor:
+        """The row of the merged weight for each id, int64 (L,).
+
+        Raises:
+            ConfigError: an id is outside its table; names feature, position and value.
+        """
+        first_F: Tensor = getattr(self, f"_{side}_first_F")
+        count_F: Tensor = getattr(self, f"_{side}_count_F")
+        values_L, num_features = features.values_L, first_F.shape[0]
+        if num_features == 0 or features.num_ids == 0:
+            return values_L
+        bag_size = features.uniform_bag_size
+        if bag_size is not None:
+            values = values_L.view(features.num_rows, num_features, bag_size)
+            first, count = first_F.unsqueeze(1), count_F.unsqueeze(1)
+        else:
+            lengths = features.offsets.diff()
+            index_F = torch.arange(num_features, device=values_L.device)
+            feature_L = torch.repeat_interleave(index_F.repeat(features.num_rows), lengths)
+            values, first, count = values_L, first_F[feature_L], count_F[feature_L]
+        outside = (values < 0) | (values >= count)
+        if bool(outside.any()):
+            self._refuse(features, side, int(outside.flatten().nonzero()[0]))
+        return (values + first).flatten()
+
+    def _refuse(self, features: SideFeatures, side: Side, position: int) -> NoReturn:
+        """Raise the error for the id at `position`, which is outside its table."""
+        bag = int(torch.searchsorted(features.offsets, position, right=True)) - 1
+        sparse = self.spec.sparse(side)
+        feature = sparse[bag % len(sparse)]
+        raise ConfigError(
+            f"{feature.name} ({side} row {bag // len(sparse)}, "
+            f"id {position - int(features.offsets[bag])} of its bag)",
+            int(features.values_L[position]),
+            f"0 to {self.spec.table(feature.table).num_embeddings - 1}",
+        )
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw every table's weights anew, in place: U(-1/sqrt(rows), 1/sqrt(rows))."""
+        for table in self.spec.tables:
+            first, bound = self.first_row[table.name], 1.0 / math.sqrt(table.num_embeddings)
+            rows_VD = self.weight_VD[first : first + table.num_embeddings]
+            rows_VD.uniform_(-bound, bound, generator=generator)
+
+    def pooled(self, features: SideFeatures, side: Side) -> Tensor:
+        """Sum-pooled embeddings of one side, (R, F, D)."""
+        num_features = len(self.spec.sparse(side))
+        if num_features == 0:
+            return features.dense_RN.new_zeros(features.num_rows, 0, self.embedding_dim)
+        pooled_GD = pooled_lookup(
+            self.weight_VD, self.merged_ids(features, side), features.offsets, features.weights_L
+        )
+        return pooled_GD.view(features.num_rows, num_features, self.embedding_dim)
+
+    def forward(self, batch: FeatureBatch) -> Pooled:
+        """Sum-pooled embeddings of both sides."""
+        return Pooled(self.pooled(batch.user, "user"), self.pooled(batch.item, "item"))

@@ -1,0 +1,1 @@
+"""Kernels: each a thin wrapper, checked against `reference`."""

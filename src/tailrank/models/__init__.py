@@ -1,0 +1,5 @@
+"""Ranking models: one file per architecture on shared layers, and presets with cited sizes."""
+
+from tailrank.models.registry import ModelConfig, RankingModel, build_model, config_from_dict
+
+__all__ = ["ModelConfig", "RankingModel", "build_model", "config_from_dict"]

@@ -1,0 +1,126 @@
+"""DLRM: bottom MLP on dense features, embedding bags, an interaction, top MLP.
+
+Source: Deep Learning Recommendation Model, arXiv 1906.00091, section 2. Deviation: features have a
+user or an item side; user embeddings are looked up once per user and repeated late.
+
+Legend: U user rows, B item rows, F sparse features, N dense width, D dim, T tasks (1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tailrank.core.errors import ConfigError
+from tailrank.embeddings import EmbeddingTables, Pooled
+from tailrank.features import FeatureBatch, FeatureSpec
+from tailrank.kernels.reference import dot_interaction
+from tailrank.models.layers import expand_users, mlp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DLRMConfig:
+    """Sizes of a DLRM.
+
+    Args:
+        spec: features and tables; all tables share one dim D.
+        bottom_mlp: output widths of the bottom MLP; the last equals D under `dot`; empty only if
+            there is no dense feature.
+        top_mlp: output widths of the top MLP; the last is 1.
+        interaction: `dot` (pairwise products, lower triangle) or `cat` (concatenation).
+    """
+
+    spec: FeatureSpec
+    bottom_mlp: tuple[int, ...]
+    top_mlp: tuple[int, ...]
+    interaction: Literal["dot", "cat"] = "dot"
+
+    def __post_init__(self) -> None:
+        if self.interaction not in ("dot", "cat"):
+            raise ConfigError("interaction", self.interaction, "dot or cat")
+        if not self.top_mlp or self.top_mlp[-1] != 1 or min(self.top_mlp) < 1:
+            raise ConfigError("top_mlp", self.top_mlp, "positive widths of which the last is 1")
+        if bool(self.bottom_mlp) != bool(self.num_dense):
+            raise ConfigError("bottom_mlp", self.bottom_mlp, "widths if any feature is dense")
+        if not self.num_sparse:
+            raise ConfigError("spec", "no sparse feature", "at least one bag")
+        dim = self.spec.tables[0].embedding_dim
+        if self.interaction == "dot" and self.bottom_mlp and self.bottom_mlp[-1] != dim:
+            raise ConfigError("bottom_mlp", self.bottom_mlp, f"a last width of {dim}, the dim")
+
+    @property
+    def num_dense(self) -> int:
+        """N over both sides."""
+        return self.spec.dense_width("user") + self.spec.dense_width("item")
+
+    @property
+    def num_sparse(self) -> int:
+        """F over both sides."""
+        return len(self.spec.sparse("user")) + len(self.spec.sparse("item"))
+
+    @property
+    def top_input_width(self) -> int:
+        """Width of the interaction's output."""
+        vectors = self.num_sparse + bool(self.bottom_mlp)
+        bottom = self.bottom_mlp[-1] if self.bottom_mlp else 0
+        if self.interaction == "dot":
+            return bottom + vectors * (vectors - 1) // 2
+        return bottom + self.num_sparse * self.spec.tables[0].embedding_dim
+
+
+class DLRM(nn.Module):
+    """The network.
+
+    Args:
+        config: sizes.
+        generator: draws the initial weights; None: zeros, for weights about to be loaded.
+    """
+
+    def __init__(self, config: DLRMConfig, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.config = config
+        self.tables = EmbeddingTables(config.spec, generator)
+        self.bottom = mlp((config.num_dense, *config.bottom_mlp), generator, last_linear=False)
+        self.top = mlp((config.top_input_width, *config.top_mlp), generator, last_linear=True)
+
+    def embed(self, batch: FeatureBatch) -> Pooled:
+        """Pooled embeddings, the part that touches the tables."""
+        pooled: Pooled = self.tables(batch)
+        return pooled
+
+    def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
+        """Logits (B, 1) from pooled embeddings, the part that autograd sees."""
+        vectors_BFD = pooled.item_BFD
+        if pooled.user_UFD.shape[1]:
+            users_BFD = expand_users(pooled.user_UFD, batch.item_to_user_B)
+            vectors_BFD = torch.cat([users_BFD, vectors_BFD], dim=1)
+        if not self.config.bottom_mlp:
+            return self._top(vectors_BFD, None)
+        dense_BN = batch.item.dense_RN
+        if batch.user.dense_RN.shape[1]:
+            users_BN = expand_users(batch.user.dense_RN, batch.item_to_user_B)
+            dense_BN = torch.cat([users_BN, dense_BN], dim=1)
+        return self._top(vectors_BFD, self.bottom(dense_BN))
+
+    def _top(self, vectors_BFD: Tensor, bottom_BD: Tensor | None) -> Tensor:
+        """Interaction and top MLP; the bottom output, where there is one, is vector 0."""
+        parts = [] if bottom_BD is None else [bottom_BD]
+        if self.config.interaction == "cat":
+            parts.append(vectors_BFD.flatten(1))
+        else:
+            if bottom_BD is not None:
+                vectors_BFD = torch.cat([bottom_BD.unsqueeze(1), vectors_BFD], dim=1)
+            parts.append(dot_interaction(vectors_BFD))
+        logits_BT: Tensor = self.top(torch.cat(parts, dim=1))
+        return logits_BT
+
+    def forward(self, batch: FeatureBatch) -> Tensor:
+        """Logits (B, 1) of a batch."""
+        return self.score(batch, self.embed(batch))
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Every parameter outside the tables."""
+        return [*self.bottom.parameters(), *self.top.parameters()]

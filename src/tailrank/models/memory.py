@@ -1,0 +1,47 @@
+"""Whether what is about to be allocated fits: asked before, never found out by the OOM killer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tailrank.core.errors import ConfigError
+
+# Left for the interpreter, torch and the page cache; an allocation that leaves less is refused.
+_RESERVE_BYTES = 1 << 30
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping: the host's, or the control group's if less."""
+    fields = dict(
+        line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines()
+    )
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
+    except OSError:
+        return available
+    return available if limit == "max" else min(available, int(limit) - used)
+
+
+def format_bytes(count: float) -> str:
+    """`4.10 GB`, `512 MB`: decimal units, as the literature gives model sizes."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def check_fits(bytes_needed: int) -> None:
+    """Refuse an allocation that this host cannot hold.
+
+    Raises:
+        ConfigError: it needs more than is available less a reserve of 1 GiB.
+    """
+    available = available_bytes() - _RESERVE_BYTES
+    if bytes_needed > available:
+        raise ConfigError(
+            "memory",
+            f"{format_bytes(bytes_needed)} needed",
+            f"up to {format_bytes(max(available, 0))} on this host; use a smaller --scale or dim",
+        )
