@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def mlp(
     Source: initial weights as facebookresearch/dlrm (arXiv 1906.00091).
     """
     layers: list[nn.Module] = []
-    for num_in, num_out in zip(widths, widths[1:]):  # noqa: B905 - the last width opens no layer
+    for num_in, num_out in pairwise(widths):
         linear = nn.Linear(num_in, num_out)
         with torch.no_grad():
             if generator is None:

@@ -1,0 +1,195 @@
+"""The CPU ranker on torch ops: tables in a huge-page arena, dense layers through the faster BLAS.
+
+It takes the model's own `score` and swaps its parts, so that every model built from the shared
+layers is covered and stays in step with training. Safe from several threads: nothing in it changes
+after construction.
+
+Legend: B rows, N input width, M output width.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tailrank.core.errors import BackendUnavailable
+from tailrank.embeddings import EmbeddingTables, Pooled
+from tailrank.features import FeatureBatch
+from tailrank.inference.arena import Arena
+from tailrank.inference.precision import DTYPES, Precision
+from tailrank.kernels import onednn
+from tailrank.models.dlrm import DLRM
+
+DenseBackend = Literal["mkl", "onednn"]
+_COPY_ROWS = 1 << 18
+# Rows of the timing that chooses a backend: the mean part of a production query.
+_CALIBRATION_ROWS = 128
+_CALIBRATION_ROUNDS = 15
+
+
+class PackedMLP(nn.Module):
+    """The linear layers of an `nn.Sequential` of Linear and ReLU, each with its activation fused.
+
+    Args:
+        layers: the stack to replace.
+        backend: `mkl` (torch's own matrix product) or `onednn` (prepacked weights).
+        dtype: of weights and activations inside; input and output stay fp32.
+
+    Raises:
+        BackendUnavailable: the stack holds another kind of layer.
+    """
+
+    def __init__(
+        self, layers: nn.Sequential, backend: DenseBackend, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.backend, self.dtype = backend, dtype
+        self.stages: list[tuple[Tensor, Tensor, onednn.Activation]] = []
+        modules = list(layers)
+        for index, module in enumerate(modules):
+            if isinstance(module, nn.ReLU):
+                continue
+            if not isinstance(module, nn.Linear):
+                raise BackendUnavailable(
+                    f"the cpu ranker has no {type(module).__name__} layer; use --device eager"
+                )
+            rectified = index + 1 < len(modules) and isinstance(modules[index + 1], nn.ReLU)
+            weight_MN = module.weight.detach().to(dtype)
+            packed = onednn.pack(weight_MN) if backend == "onednn" else weight_MN.t().contiguous()
+            bias_M = module.bias.detach().to(dtype)
+            self.stages.append((packed, bias_M, "relu" if rectified else "none"))
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        """The stack's output (B, M), fp32."""
+        x_BN = x_BN.to(self.dtype)
+        for packed, bias_M, activation in self.stages:
+            if self.backend == "onednn":
+                x_BN = onednn.linear(x_BN, packed, bias_M, activation)
+            else:
+                x_BN = torch.addmm(bias_M, x_BN, packed)
+                if activation == "relu":
+                    x_BN.relu_()
+        return x_BN.float()
+
+
+class ArenaTables:
+    """Pooled lookups in the arena, ids checked before use."""
+
+    def __init__(self, tables: EmbeddingTables) -> None:
+        self._tables = tables
+
+    def __call__(self, batch: FeatureBatch) -> Pooled:
+        """Pooled embeddings of both sides, fp32."""
+        pooled: Pooled = self._tables(batch)
+        if pooled.item_BFD.dtype is torch.float32:
+            return pooled
+        return Pooled(pooled.user_UFD.float(), pooled.item_BFD.float())
+
+
+class CpuRanker:
+    """Scores on one core per calling thread.
+
+    Args:
+        model: its tables already lie in `arena`; its dense layers are packed here.
+        arena: the memory of the tables.
+        precision: number formats.
+        dense_backend: `mkl`, `onednn`, or None to time both on this host and keep the faster.
+
+    Raises:
+        BackendUnavailable: this host cannot run the precision or the backend.
+    """
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        model: DLRM,
+        arena: Arena,
+        precision: Precision,
+        dense_backend: DenseBackend | None = None,
+    ) -> None:
+        self.arena, self.precision = arena, precision
+        dtype = DTYPES[precision.dense]
+        if dense_backend == "onednn" or dtype is not torch.float32:
+            onednn.require(dtype)
+        self.timings_us = _time_backends(model, dtype) if dense_backend is None else {}
+        self.dense_backend: DenseBackend = dense_backend or _fastest(self.timings_us)
+        self._embed = ArenaTables(model.tables)
+        self._model = _with_packed_layers(model, self.dense_backend, dtype).eval()
+
+    def rank(self, batch: FeatureBatch) -> Tensor:
+        """Probabilities (B,), float32. Raises ConfigError for an id outside its table."""
+        with torch.inference_mode():
+            logits_BT = self._model.score(batch, self._embed(batch))
+            return torch.sigmoid(logits_BT).squeeze(1)
+
+    def describe(self) -> dict[str, object]:
+        """What was chosen, for the result file."""
+        return {
+            "device": self.device,
+            "precision": str(self.precision),
+            "dense_backend": self.dense_backend,
+            "dense_backend_us": self.timings_us,
+            "table_bytes": self.arena.num_bytes,
+            "huge_page_bytes": self.arena.huge_bytes(),
+            "huge_page_refusal": self.arena.refusal,
+        }
+
+
+def move_to_arena(tables: EmbeddingTables, dtype: torch.dtype) -> Arena:
+    """Move the merged weight onto huge pages, converted to `dtype`; `tables` then reads there."""
+    old_VD = tables.weight_VD.detach()
+    arena = Arena(tuple(old_VD.shape), dtype)
+    for first in range(0, old_VD.shape[0], _COPY_ROWS):
+        arena.tensor[first : first + _COPY_ROWS].copy_(old_VD[first : first + _COPY_ROWS])
+    tables.weight_VD = nn.Parameter(arena.tensor, requires_grad=False)
+    return arena
+
+
+def _with_packed_layers(model: DLRM, backend: DenseBackend, dtype: torch.dtype) -> DLRM:
+    """A shallow copy of the model with every stack of linears packed; the tables are shared."""
+    packed = copy.copy(model)
+    packed._modules = dict(model._modules)
+    for name, module in model.named_children():
+        if isinstance(module, nn.Sequential) and len(module):
+            setattr(packed, name, PackedMLP(module, backend, dtype))
+    return packed
+
+
+def _time_backends(model: DLRM, dtype: torch.dtype) -> dict[str, float]:
+    """Median microseconds of all stacks on one thread, by backend, measured in turns."""
+    backends: list[DenseBackend] = []
+    if dtype is torch.float32:
+        backends.append("mkl")
+    if onednn.why_unavailable(dtype) is None:
+        backends.append("onednn")
+    if len(backends) == 1:
+        return {backends[0]: 0.0}
+    stacks = [m for m in model.children() if isinstance(m, nn.Sequential) and len(m)]
+    widths = [next(stack.parameters()).shape[1] for stack in stacks]
+    inputs = [torch.randn(_CALIBRATION_ROWS, width) for width in widths]
+    packed = {name: [PackedMLP(stack, name, dtype) for stack in stacks] for name in backends}
+    samples: dict[str, list[float]] = {name: [] for name in backends}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(_CALIBRATION_ROUNDS):
+                for name in backends:
+                    started = time.perf_counter()
+                    for stack, x_BN in zip(packed[name], inputs, strict=True):
+                        stack(x_BN)
+                    samples[name].append((time.perf_counter() - started) * 1e6)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: round(statistics.median(times), 1) for name, times in samples.items()}
+
+
+def _fastest(timings_us: dict[str, float]) -> DenseBackend:
+    """The backend of the smallest time."""
+    return "onednn" if min(timings_us, key=timings_us.__getitem__) == "onednn" else "mkl"

@@ -1,0 +1,116 @@
+"""The one interface that scores, and how to get it from an artifact or a preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tailrank.core.errors import ConfigError
+from tailrank.features import FeatureBatch
+from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weights, read_record
+from tailrank.inference.cpu import CpuRanker, DenseBackend, move_to_arena
+from tailrank.inference.eager import EagerRanker
+from tailrank.inference.precision import DTYPES, Precision
+from tailrank.models import ModelConfig, build_model
+from tailrank.models.dlrm import DLRM
+from tailrank.models.memory import check_fits
+
+DEVICES = ("cpu", "eager")
+
+
+class Ranker(Protocol):
+    """Anything that scores a batch; safe from several threads at once."""
+
+    device: str
+
+    def rank(self, batch: FeatureBatch) -> Tensor:
+        """Probabilities (B,), float32, in item order.
+
+        Raises:
+            ConfigError: an id is outside its table.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What was chosen on this host, for the result file."""
+        ...
+
+
+def bytes_needed(config: ModelConfig, precision: Precision) -> int:
+    """Bytes that a ranker of this model allocates for its tables."""
+    return round(config.spec.table_bytes * precision.row_bytes_fraction)
+
+
+def load(
+    path: Path, *, device: str = "cpu", dense_backend: DenseBackend | None = None
+) -> tuple[Ranker, ArtifactRecord]:
+    """The artifact in folder `path` as a ranker, with its record.
+
+    Args:
+        path: folder written by `save_artifact`.
+        device: `cpu`, or `eager` for the reference.
+        dense_backend: see `CpuRanker`.
+
+    Raises:
+        DataError: missing, damaged or foreign artifact.
+        ConfigError: unknown device, or the tables do not fit into memory.
+        BackendUnavailable: this host cannot run the artifact's precision.
+    """
+    record = read_record(path)
+    check_files(path, record)
+    precision = record.precision if device == "cpu" else Precision()
+    check_fits(bytes_needed(record.config, precision))
+    model = build_model(record.config, None)
+    if device == "eager":
+        fill_weights(path, model)
+        for parameter in model.dense_parameters():
+            parameter.data = parameter.data.to(DTYPES[record.precision.dense]).float()
+        return EagerRanker(model), record
+    if device != "cpu":
+        raise ConfigError("--device", device, " or ".join(DEVICES))
+    arena = move_to_arena(model.tables, DTYPES[precision.rows])
+    fill_weights(path, model)
+    return CpuRanker(model, arena, precision, dense_backend), record
+
+
+def load_model(path: Path) -> tuple[DLRM, ArtifactRecord]:
+    """The artifact's model in fp32, for evaluation, further training and export.
+
+    Raises:
+        DataError: missing, damaged or foreign artifact.
+        ConfigError: the tables do not fit into memory.
+    """
+    record = read_record(path)
+    check_files(path, record)
+    check_fits(bytes_needed(record.config, Precision()))
+    model = build_model(record.config, None)
+    fill_weights(path, model)
+    return model, record
+
+
+def random_ranker(
+    config: ModelConfig,
+    *,
+    seed: int,
+    precision: Precision | None = None,
+    dense_backend: DenseBackend | None = None,
+) -> Ranker:
+    """A CPU ranker with weights drawn from `seed`, to measure a model that nobody has trained.
+
+    Raises:
+        ConfigError: the tables do not fit into memory.
+        BackendUnavailable: this host cannot run the precision.
+    """
+    precision = precision or Precision()
+    check_fits(bytes_needed(config, precision))
+    model = build_model(config, None)
+    arena = move_to_arena(model.tables, DTYPES[precision.rows])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.tables.reset(generator)
+        for parameter in model.dense_parameters():
+            parameter.normal_(0.0, 0.05, generator=generator)
+    return CpuRanker(model, arena, precision, dense_backend)
