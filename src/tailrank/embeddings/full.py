@@ -76,31 +76,40 @@ class EmbeddingTables(nn.Module):
         values_L, num_features = features.values_L, first_F.shape[0]
         if num_features == 0 or features.num_ids == 0:
             return values_L
+        low, high = torch.aminmax(values_L)
+        if int(low) < 0:
+            self._refuse(features, side)
+        # One reduction settles most batches: only ids above the smallest table need a closer look.
+        suspicious = int(high) >= int(count_F.min())
         bag_size = features.uniform_bag_size
         if bag_size is not None:
+            # Equal bags, the presets' and Criteo's case: a broadcast instead of an index.
             values = values_L.view(features.num_rows, num_features, bag_size)
-            first, count = first_F.unsqueeze(1), count_F.unsqueeze(1)
-        else:
-            lengths = features.offsets.diff()
-            index_F = torch.arange(num_features, device=values_L.device)
-            feature_L = torch.repeat_interleave(index_F.repeat(features.num_rows), lengths)
-            values, first, count = values_L, first_F[feature_L], count_F[feature_L]
-        outside = (values < 0) | (values >= count)
-        if bool(outside.any()):
-            self._refuse(features, side, int(outside.flatten().nonzero()[0]))
-        return (values + first).flatten()
-
-    def _refuse(self, features: SideFeatures, side: Side, position: int) -> NoReturn:
-        """Raise the error for the id at `position`, which is outside its table."""
-        bag = int(torch.searchsorted(features.offsets, position, right=True)) - 1
-        sparse = self.spec.sparse(side)
-        feature = sparse[bag % len(sparse)]
-        raise ConfigError(
-            f"{feature.name} ({side} row {bag // len(sparse)}, "
-            f"id {position - int(features.offsets[bag])} of its bag)",
-            int(features.values_L[position]),
-            f"0 to {self.spec.table(feature.table).num_embeddings - 1}",
+            if suspicious and bool((values.amax((0, 2)) >= count_F).any()):
+                self._refuse(features, side)
+            return (values + first_F.unsqueeze(1)).flatten()
+        index_F = torch.arange(num_features, device=values_L.device)
+        feature_L = torch.repeat_interleave(
+            index_F.repeat(features.num_rows), features.offsets.diff()
         )
+        if suspicious and bool((values_L >= count_F[feature_L]).any()):
+            self._refuse(features, side)
+        return values_L + first_F[feature_L]
+
+    def _refuse(self, features: SideFeatures, side: Side) -> NoReturn:
+        """Raise the error that names the first id outside its table; there is one."""
+        sparse = self.spec.sparse(side)
+        limits = [self.spec.table(feature.table).num_embeddings for feature in sparse]
+        position = 0
+        for bag, size in enumerate(features.offsets.diff().tolist()):
+            for place in range(size):
+                value, limit = int(features.values_L[position]), limits[bag % len(sparse)]
+                if not 0 <= value < limit:
+                    row, feature = bag // len(sparse), sparse[bag % len(sparse)]
+                    field = f"{feature.name} ({side} row {row}, id {place} of its bag)"
+                    raise ConfigError(field, value, f"0 to {limit - 1}")
+                position += 1
+        raise AssertionError("called only for a batch that holds such an id")
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw every table's weights anew, in place: U(-1/sqrt(rows), 1/sqrt(rows))."""

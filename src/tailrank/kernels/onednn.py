@@ -19,7 +19,7 @@ _PACKED_ROWS = 128
 
 def why_unavailable(dtype: torch.dtype) -> str | None:
     """Why this host and build cannot run packed linears of `dtype`; None when they can."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch._C._has_mkldnn:
         return "this torch was built without oneDNN"
     ops = torch.ops.mkldnn
     if not hasattr(ops, "_linear_pointwise") or not hasattr(ops, "_reorder_linear_weight"):
