@@ -1,0 +1,1 @@
+"""Data sets: files or a planted teacher in, `FeatureBatch` and `Labels` out."""

@@ -1,0 +1,1 @@
+"""Mini-batch training: optimisers, checkpoints and the loop."""

@@ -1,0 +1,118 @@
+"""Checkpoints: one safetensors file each, whole or absent.
+
+Tensors are the model's parameters and the optimisers' state by name; everything else is JSON in
+the file's metadata. Written beside the target, synced, then renamed over it. Never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tailrank.core.errors import DataError
+from tailrank.training.step import TrainStep
+
+_FORMAT = "tailrank-checkpoint-1"
+
+
+def training_tensors(step: TrainStep) -> dict[str, Tensor]:
+    """Everything that a step changes, by name: parameters and optimiser state, not copies."""
+    tensors = {f"model.{name}": value for name, value in step.model.state_dict().items()}
+    tensors |= {f"tables.{name}": value for name, value in step.tables.state().items()}
+    for index, parameter in enumerate(step.model.dense_parameters()):
+        for name, value in step.dense.state[parameter].items():
+            tensors[f"dense.{index}.{name}"] = value
+    return tensors
+
+
+def save_checkpoint(file: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write `tensors` and `record` to `file`: readers see the old file or the new one.
+
+    Args:
+        file: its folder exists.
+        tensors: by name; written as they are now.
+        record: JSON-ready.
+    """
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(handle)
+    try:
+        plain = {key: value.detach().contiguous() for key, value in tensors.items()}
+        save_file(plain, name, {"format": _FORMAT, "record": json.dumps(record)})
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(name, file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_checkpoint` wrote: tensors and record.
+
+    Raises:
+        DataError: missing, damaged or foreign file.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise DataError(file, f"not a checkpoint of this tailrank ({_FORMAT})")
+            names = list(stored.keys())
+            return {name: stored.get_tensor(name) for name in names}, json.loads(metadata["record"])
+    except FileNotFoundError:
+        raise DataError(file, "no checkpoint here to resume from") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DataError(file, f"damaged checkpoint: {str(error).splitlines()[0]}") from None
+
+
+def restore_training(file: Path, step: TrainStep, tensors: dict[str, Tensor]) -> None:
+    """Copy checkpointed tensors into `step`'s model and optimisers.
+
+    Raises:
+        DataError: they belong to another model or optimiser; nothing is changed then.
+    """
+    _prime(step)
+    own = training_tensors(step)
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    stored = {name: tuple(value.shape) for name, value in tensors.items()}
+    if shapes != stored:
+        differing = sorted(n for n in shapes | stored if shapes.get(n) != stored.get(n))
+        raise DataError(file, f"checkpoint of another model or optimiser: {differing[:4]} differ")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(tensors[name])
+
+
+def restore_model(file: Path, step: TrainStep, tensors: dict[str, Tensor]) -> None:
+    """Copy just the checkpointed model parameters into `step`'s model.
+
+    Raises:
+        DataError: they belong to another model.
+    """
+    prefix = "model."
+    state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    try:
+        step.model.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(file, f"checkpoint of another model: {error}") from None
+
+
+def _prime(step: TrainStep) -> None:
+    """Make torch's lazy optimisers create their state, without changing a parameter."""
+    for group in step.dense.param_groups:
+        rate, group["lr"] = group["lr"], 0.0
+        decay, group["weight_decay"] = group["weight_decay"], 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        step.dense.step()
+        for parameter in group["params"]:
+            parameter.grad = None
+        group["lr"], group["weight_decay"] = rate, decay
