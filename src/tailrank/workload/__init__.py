@@ -1,0 +1,1 @@
+"""Seeded schedules of queries: when they arrive and how large they are."""
