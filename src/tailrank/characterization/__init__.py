@@ -1,0 +1,1 @@
+"""What this host can do: service times of batches, measured on the rankers that will serve."""

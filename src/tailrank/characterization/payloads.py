@@ -1,0 +1,118 @@
+"""Features for generated queries: a pool of random rows that queries walk through.
+
+Ids are uniform over each table's rows, so that almost every row read is cold, as it is for a large
+table in production; a query that repeats the last one's ids would measure the cache. This module
+knows no clock and no scheduler.
+
+Legend: R rows of one side, F sparse features of that side, N dense width, B items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tailrank.core.query import Batch, BatchPart
+from tailrank.features import FeatureBatch, FeatureSpec, Side, SideFeatures
+from tailrank.inference import Ranker
+
+# One pool is far larger than any last-level cache and far smaller than the tables.
+_POOL_BYTES = 192 << 20
+_POOL_ROWS = (2048, 65536)
+_POOL_USERS = 512
+
+
+class QueryPool:
+    """Rows to make queries of.
+
+    Args:
+        user: user rows; one per query is taken, in turn.
+        item: item rows; a query takes a run of them, the next query the run behind it.
+    """
+
+    def __init__(self, user: SideFeatures, item: SideFeatures) -> None:
+        self._user, self._item = user, item
+        self._item_to_user = torch.zeros(item.num_rows, dtype=torch.int64)
+        self._next_item = 0
+
+    @classmethod
+    def random(cls, spec: FeatureSpec, seed: int) -> QueryPool:
+        """A pool of uniform ids and normal dense features for any specification."""
+        generator = torch.Generator().manual_seed(seed)
+        row_bytes = 8 * (spec.ids_per_row("item") + len(spec.sparse("item")))
+        row_bytes += 4 * spec.dense_width("item")
+        rows = int(min(max(_POOL_BYTES / max(row_bytes, 1), _POOL_ROWS[0]), _POOL_ROWS[1]))
+        return cls(
+            _random_side(spec, "user", _POOL_USERS, generator),
+            _random_side(spec, "item", rows, generator),
+        )
+
+    @property
+    def num_items_max(self) -> int:
+        """The largest query that the pool can supply."""
+        return self._item.num_rows
+
+    def next_payload(self, position: int, num_items: int) -> tuple[int, int]:
+        """The payload of the query at `position` of a schedule: its user row and first item row."""
+        if self._next_item + num_items > self._item.num_rows:
+            self._next_item = 0
+        first = self._next_item
+        self._next_item += num_items
+        return position % self._user.num_rows, first
+
+    def features(self, part: BatchPart) -> FeatureBatch:
+        """The features of one part of a query whose payload came from `next_payload`."""
+        payload = part.query.payload
+        assert isinstance(payload, tuple)
+        user_row, first_item = payload
+        return FeatureBatch(
+            user=self._user.rows(user_row, 1),
+            item=self._item.rows(first_item + part.first_item, part.num_items),
+            item_to_user_B=self._item_to_user[: part.num_items],
+        )
+
+
+def ids_per_item(spec: FeatureSpec) -> float:
+    """Ids of a query per item, as `Query.num_ids` counts them: item side only.
+
+    The user's ids come once per part, whatever its size; the grid over parts and items prices them.
+    """
+    return spec.ids_per_row("item")
+
+
+def batch_runner(ranker: Ranker, pool: QueryPool) -> Callable[[Batch], Sequence[object]]:
+    """What a worker does with a batch: cut features, join parts, score, split the scores."""
+
+    def run(batch: Batch) -> Sequence[Tensor]:
+        features = FeatureBatch.concat([pool.features(part) for part in batch.parts])
+        scores_B = ranker.rank(features)
+        if len(batch.parts) == 1:
+            return (scores_B,)
+        return torch.split(scores_B, [part.num_items for part in batch.parts])
+
+    return run
+
+
+def _random_side(
+    spec: FeatureSpec, side: Side, rows: int, generator: torch.Generator
+) -> SideFeatures:
+    """Random rows of one side; bags hold the feature's pooling factor of ids on average."""
+    sparse = spec.sparse(side)
+    lengths_RF = torch.empty(rows, len(sparse), dtype=torch.int64)
+    for index, feature in enumerate(sparse):
+        whole = math.floor(feature.pooling_factor)
+        extra_R = torch.rand(rows, generator=generator) < feature.pooling_factor - whole
+        lengths_RF[:, index] = whole + extra_R.long()
+    offsets = torch.zeros(rows * len(sparse) + 1, dtype=torch.int64)
+    torch.cumsum(lengths_RF.flatten(), 0, out=offsets[1:])
+    limits_F = torch.tensor([spec.table(feature.table).num_embeddings for feature in sparse])
+    limit_L = torch.repeat_interleave(limits_F.repeat(rows).long(), lengths_RF.flatten())
+    uniform_L = torch.rand(limit_L.shape[0], generator=generator, dtype=torch.float64)
+    return SideFeatures(
+        dense_RN=torch.randn(rows, spec.dense_width(side), generator=generator),
+        values_L=(uniform_L * limit_L).long(),
+        offsets=offsets,
+    )
