@@ -33,7 +33,7 @@ _CALIBRATION_ROUNDS = 15
 
 
 class PackedMLP(nn.Module):
-    """The linear layers of an `nn.Sequential` of Linear and ReLU, each with its activation fused.
+    """The linear layers of an `nn.Sequential` of Linear and ReLU, without their modules' overhead.
 
     Args:
         layers: the stack to replace.
@@ -49,7 +49,7 @@ class PackedMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.backend, self.dtype = backend, dtype
-        self.stages: list[tuple[Tensor, Tensor, onednn.Activation]] = []
+        self.stages: list[tuple[Tensor, Tensor, bool]] = []
         modules = list(layers)
         for index, module in enumerate(modules):
             if isinstance(module, nn.ReLU):
@@ -62,18 +62,18 @@ class PackedMLP(nn.Module):
             weight_MN = module.weight.detach().to(dtype)
             packed = onednn.pack(weight_MN) if backend == "onednn" else weight_MN.t().contiguous()
             bias_M = module.bias.detach().to(dtype)
-            self.stages.append((packed, bias_M, "relu" if rectified else "none"))
+            self.stages.append((packed, bias_M, rectified))
 
     def forward(self, x_BN: Tensor) -> Tensor:
         """The stack's output (B, M), fp32."""
         x_BN = x_BN.to(self.dtype)
-        for packed, bias_M, activation in self.stages:
+        for packed, bias_M, rectified in self.stages:
             if self.backend == "onednn":
-                x_BN = onednn.linear(x_BN, packed, bias_M, activation)
+                x_BN = onednn.linear(x_BN, packed, bias_M)
             else:
                 x_BN = torch.addmm(bias_M, x_BN, packed)
-                if activation == "relu":
-                    x_BN.relu_()
+            if rectified:
+                x_BN.relu_()
         return x_BN.float()
 
 

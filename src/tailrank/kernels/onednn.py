@@ -5,14 +5,11 @@ Legend: B rows, N input width, M output width.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from tailrank.core.errors import BackendUnavailable
 
-Activation = Literal["none", "relu"]
 # Rows that the packing optimises for; the typical part of a query. Other sizes stay correct.
 _PACKED_ROWS = 128
 
@@ -25,7 +22,7 @@ def why_unavailable(dtype: torch.dtype) -> str | None:
     if not hasattr(ops, "_linear_pointwise") or not hasattr(ops, "_reorder_linear_weight"):
         return f"torch {torch.__version__} does not have the packed linear ops"
     try:
-        linear(torch.zeros(1, 8, dtype=dtype), pack(torch.zeros(8, 8, dtype=dtype)), None, "none")
+        linear(torch.zeros(1, 8, dtype=dtype), pack(torch.zeros(8, 8, dtype=dtype)), None)
     except RuntimeError as error:
         return str(error).splitlines()[0]
     return None
@@ -52,7 +49,11 @@ def pack(weight_MN: Tensor) -> Tensor:
     return packed
 
 
-def linear(x_BN: Tensor, packed: Tensor, bias_M: Tensor | None, activation: Activation) -> Tensor:
-    """`activation(x @ weight.T + bias)`, (B, M)."""
-    out_BM: Tensor = torch.ops.mkldnn._linear_pointwise(x_BN, packed, bias_M, activation, [], "")
+def linear(x_BN: Tensor, packed: Tensor, bias_M: Tensor | None) -> Tensor:
+    """`x @ weight.T + bias`, (B, M).
+
+    The op could apply a ReLU as well, but its ReLU turns NaN into 0, and a score computed from a
+    broken feature must not look sound.
+    """
+    out_BM: Tensor = torch.ops.mkldnn._linear_pointwise(x_BN, packed, bias_M, "none", [], "")
     return out_BM

@@ -1,0 +1,54 @@
+"""Presets against the sizes that the literature gives them (gathered bytes per item in fp32)."""
+
+import pytest
+
+from tailrank.core.errors import ConfigError
+from tailrank.models.memory import available_bytes, check_fits, format_bytes
+from tailrank.models.presets import load_preset, preset_names
+
+
+@pytest.mark.parametrize(
+    ("name", "table_gb", "gathered_kb_per_item"),
+    [("dlrm-rmc1", 4.10, 81.9), ("dlrm-rmc2", 4.10, 983), ("dlrm-rmc3", 2.56, 25.6)],
+)
+def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> None:
+    spec = load_preset(name).spec
+    assert spec.table_bytes / 1e9 == pytest.approx(table_gb, abs=0.01)
+    gathered = spec.ids_per_row("item") * 4 * spec.tables[0].embedding_dim
+    assert gathered / 1e3 == pytest.approx(gathered_kb_per_item, rel=0.01)
+
+
+def test_every_preset_loads_and_cites() -> None:
+    assert preset_names() == ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3"]
+    for name in preset_names():
+        assert not load_preset(name, scale=0.001).spec.sparse("user")
+
+
+def test_scale_multiplies_rows_and_user_tables_move_sides() -> None:
+    config = load_preset("dlrm-rmc1", scale=0.25, user_tables=3)
+    assert {table.num_embeddings for table in config.spec.tables} == {1_000_000}
+    assert len(config.spec.sparse("user")) == 3
+    assert len(config.spec.sparse("item")) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"name": "dlrm-rmc9"}, "preset"),
+        ({"name": "dlrm-rmc1", "scale": 0.0}, "--scale"),
+        ({"name": "dlrm-rmc1", "scale": float("nan")}, "--scale"),
+        ({"name": "dlrm-rmc1", "user_tables": 9}, "--user-tables"),
+    ],
+)
+def test_what_no_preset_can_be_is_refused(arguments, field: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_preset(**arguments)
+    assert error.value.field == field
+
+
+def test_a_model_beyond_memory_is_refused_before_it_is_allocated() -> None:
+    check_fits(1)
+    with pytest.raises(ConfigError, match=r"needed.*on this host"):
+        check_fits(available_bytes() + 1)
+    assert format_bytes(4.096e9) == "4.1 GB"
+    assert format_bytes(12) == "12 B"

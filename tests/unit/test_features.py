@@ -1,0 +1,103 @@
+"""Batches: cutting and joining is lossless, and what does not fit is named."""
+
+import pytest
+import torch
+
+from tailrank.core.errors import ConfigError
+from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, TableSpec
+
+SPEC = FeatureSpec(
+    features=(
+        Feature(name="age", side="user", kind="dense", width=1),
+        Feature(name="history", side="user", kind="bag", table="items"),
+        Feature(name="item", side="item", kind="bag", table="items"),
+        Feature(name="tags", side="item", kind="bag", table="tags"),
+    ),
+    tables=(
+        TableSpec(name="items", num_embeddings=9, embedding_dim=2),
+        TableSpec(name="tags", num_embeddings=4, embedding_dim=2),
+    ),
+)
+
+
+def make_batch(**changes) -> FeatureBatch:
+    fields = {
+        "user_dense": torch.zeros(2, 1),
+        "user_values": torch.tensor([1, 2, 8]),
+        "user_offsets": torch.tensor([0, 3, 3]),
+        "item_dense": torch.zeros(3, 0),
+        "item_values": torch.tensor([0, 3, 2, 8, 1]),
+        "item_offsets": torch.tensor([0, 1, 3, 3, 3, 4, 5]),
+        "item_to_user": torch.tensor([0, 1, 1]),
+    }
+    fields.update(changes)
+    return FeatureBatch(
+        user=SideFeatures(
+            dense_RN=fields["user_dense"],
+            values_L=fields["user_values"],
+            offsets=fields["user_offsets"],
+        ),
+        item=SideFeatures(
+            dense_RN=fields["item_dense"],
+            values_L=fields["item_values"],
+            offsets=fields["item_offsets"],
+        ),
+        item_to_user_B=fields["item_to_user"],
+    )
+
+
+def test_a_good_batch_passes_and_counts() -> None:
+    batch = make_batch()
+    batch.check(SPEC)
+    assert (batch.num_items, batch.num_users, batch.num_ids) == (3, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"user_dense": torch.zeros(2, 2)}, "user.dense_RN.shape"),
+        ({"item_offsets": torch.tensor([0, 1, 5])}, "item.offsets.shape"),
+        ({"user_offsets": torch.tensor([0, 2, 2])}, "user.offsets"),
+        ({"item_offsets": torch.tensor([0, 3, 1, 3, 3, 4, 5])}, "item.offsets"),
+        ({"item_to_user": torch.tensor([1, 0, 1])}, "item_to_user_B"),
+        ({"item_to_user": torch.tensor([0, 1, 2])}, "item_to_user_B"),
+        ({"item_to_user": torch.tensor([0, 1])}, "item_to_user_B.shape"),
+        ({"item_values": torch.tensor([0, 3, 4, 8, 1])}, "tags (row 0, position 1)"),
+        ({"user_values": torch.tensor([1, -2, 8])}, "history (row 0, position 1)"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, field: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_batch(**changes).check(SPEC)
+    assert error.value.field == field
+
+
+def test_cutting_and_joining_is_lossless() -> None:
+    batch = make_batch()
+    joined = FeatureBatch.concat([batch.items(0, 1), batch.items(1, 1), batch.items(2, 1)])
+    joined.check(SPEC)
+    assert torch.equal(joined.item.values_L, batch.item.values_L)
+    assert torch.equal(joined.item.offsets, batch.item.offsets)
+    assert joined.num_users == 3  # users are repeated per part, never merged
+    assert torch.equal(joined.user.values_L, torch.tensor([1, 2, 8]))
+    assert FeatureBatch.concat([batch]) is batch
+
+
+def test_a_spec_survives_json() -> None:
+    assert FeatureSpec.from_dict(SPEC.to_dict()) == SPEC
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"name": "x", "side": "server", "kind": "bag", "table": "t"}, "x.side"),
+        ({"name": "x", "side": "user", "kind": "image", "table": "t"}, "x.kind"),
+        ({"name": "x", "side": "user", "kind": "bag"}, "x.table"),
+        ({"name": "x", "side": "user", "kind": "dense", "table": "t"}, "x.table"),
+        ({"name": "x", "side": "user", "kind": "dense", "width": 0}, "x.width"),
+    ],
+)
+def test_a_feature_that_cannot_be_is_refused(arguments, field: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Feature(**arguments)
+    assert error.value.field == field
