@@ -31,7 +31,7 @@ def queries_needed(percentile: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A percentile in ns with its 95 % confidence interval; `inf` where the sample cannot bound it."""
+    """A percentile in ns and its 95 % confidence interval; `inf` where the sample sets no bound."""
 
     value: float
     low: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ class ServiceTimeTable:
 
     Args:
         device: what ran the batches, such as `cpu`.
-        axes: the grid, one strictly increasing tuple per name in `AXES`. `ids_per_item` may hold one
-            value (bags of fixed size): then only batches of that many ids per item are known, to
-            within one id per item.
+        axes: the grid, one strictly increasing tuple per name in `AXES`. `ids_per_item` may hold
+            one value (bags of fixed size): then only batches of that many ids per item are known,
+            to within one id per item.
         median_ns: float64 of the grid's shape; NaN where a point cannot exist (fewer items than
             parts).
         spread: sorted ratios service time / median over all grid points, >= 1 entry; a simulation
@@ -51,7 +51,7 @@ class ServiceTimeTable:
             raise ConfigError("median_ns.shape", self.median_ns.shape, f"the axes' shape {shape}")
         for name in AXES:
             points = self.axes[name]
-            if any(low >= high for low, high in zip(points, points[1:], strict=False)):
+            if any(low >= high for low, high in pairwise(points)):
                 raise ConfigError(f"axes.{name}", points, "strictly increasing numbers")
 
     def lookup_ns(self, num_parts: int, num_items: int, num_ids: int, busy_workers: int) -> int:

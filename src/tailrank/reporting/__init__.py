@@ -1,0 +1,1 @@
+"""Results as JSON, tables and figures; knows nothing of models, queues or how numbers were got."""
