@@ -1,4 +1,4 @@
-"""Features for generated queries: a pool of random rows that queries walk through.
+"""Features for generated queries: a pool of random rows that queries are cut from.
 
 Ids are uniform over each table's rows, so that almost every row read is cold, as it is for a large
 table in production; a query that repeats the last one's ids would measure the cache. This module
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tailrank.core.errors import ConfigError
 from tailrank.core.query import Batch, BatchPart
 from tailrank.features import FeatureBatch, FeatureSpec, Side, SideFeatures
 from tailrank.inference import Ranker
@@ -29,14 +30,13 @@ class QueryPool:
     """Rows to make queries of.
 
     Args:
-        user: user rows; one per query is taken, in turn.
-        item: item rows; a query takes a run of them, the next query the run behind it.
+        user: user rows; a query takes one.
+        item: item rows; a query takes a run of them.
     """
 
     def __init__(self, user: SideFeatures, item: SideFeatures) -> None:
         self._user, self._item = user, item
         self._item_to_user = torch.zeros(item.num_rows, dtype=torch.int64)
-        self._next_item = 0
 
     @classmethod
     def random(cls, spec: FeatureSpec, seed: int) -> QueryPool:
@@ -55,16 +55,23 @@ class QueryPool:
         """The largest query that the pool can supply."""
         return self._item.num_rows
 
-    def next_payload(self, position: int, num_items: int) -> tuple[int, int]:
-        """The payload of the query at `position` of a schedule: its user row and first item row."""
-        if self._next_item + num_items > self._item.num_rows:
-            self._next_item = 0
-        first = self._next_item
-        self._next_item += num_items
-        return position % self._user.num_rows, first
+    def payload(self, choice: int, num_items: int) -> tuple[int, int]:
+        """The payload of a query: its user row and first item row.
+
+        Args:
+            choice: any number from 0; a random one gives random rows.
+            num_items: the query's size.
+
+        Raises:
+            ConfigError: the pool has fewer items than the query.
+        """
+        if num_items > self.num_items_max:
+            raise ConfigError("num_items", num_items, f"up to {self.num_items_max}")
+        first = choice % (self._item.num_rows - num_items + 1)
+        return choice % self._user.num_rows, first
 
     def features(self, part: BatchPart) -> FeatureBatch:
-        """The features of one part of a query whose payload came from `next_payload`."""
+        """The features of one part of a query whose payload came from `payload`."""
         payload = part.query.payload
         assert isinstance(payload, tuple)
         user_row, first_item = payload

@@ -84,7 +84,8 @@ def measure_service_times(
     Args:
         config: see `ProfileConfig`.
         run_batch: what a live worker would be given.
-        make_payload: (position, num_items) -> payload of a query, cold at every call.
+        make_payload: (choice, num_items) -> payload of a query, as `workload.draw_schedule` has it;
+            `choice` is random, so that rows are cold.
         device: name for the table.
         ids_per_item: sparse ids per item; the single value of that axis.
         initialise_worker: called with the slot in each worker thread before its first batch.
@@ -149,6 +150,7 @@ class _Workers:
         self._count, self._run_batch = count, run_batch
         self._make_payload, self._initialise_worker = make_payload, initialise_worker
         self._ids_per_item = ids_per_item
+        self._choices = random.Random(0)
 
     def run(self, num_parts: int, num_items: int, *, repeats: int) -> list[int]:
         """Service times in ns of `repeats` batches on each worker."""
@@ -191,6 +193,7 @@ class _Workers:
         for index in range(num_parts):
             size = num_items // num_parts + (index < num_items % num_parts)
             ids = round(size * self._ids_per_item)
-            query = Query(index, "", 0, None, size, ids, self._make_payload(index, size))
+            payload = self._make_payload(self._choices.randrange(1 << 31), size)
+            query = Query(index, "", 0, None, size, ids, payload)
             parts.append(BatchPart(query, 0, size))
         return Batch(0, slot, tuple(parts))
