@@ -7,8 +7,25 @@ from dataclasses import dataclass
 
 from tailrank.core.errors import ConfigError
 
-_UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-_PATTERN = re.compile(r"p(\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ns|us|ms|s)")
+_UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|min)")
+_SLA = re.compile(r"p(\d+(?:\.\d+)?)=(.+)")
+
+
+def parse_duration_ns(text: str, field: str) -> int:
+    """Read `60s`, `1.5ms`, `2min` and the like as whole ns.
+
+    Args:
+        text: number and unit.
+        field: the setting it stands for, named in the error.
+
+    Raises:
+        ConfigError: the text is not of that form.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(field, text, "a number with ns, us, ms, s or min, as in 10ms")
+    return round(float(match[1]) * _UNITS_NS[match[2]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +56,10 @@ class SLA:
         Raises:
             ConfigError: the text is not of that form, or a number is out of range.
         """
-        match = _PATTERN.fullmatch(text.strip())
+        match = _SLA.fullmatch(text.strip())
         if match is None:
-            raise ConfigError(
-                "--sla", text, "pPERCENTILE=LIMIT with ns, us, ms or s, as in p95=10ms"
-            )
-        return cls(float(match[1]), round(float(match[2]) * _UNITS_NS[match[3]]))
+            raise ConfigError("--sla", text, "pPERCENTILE=LIMIT, as in p95=10ms")
+        return cls(float(match[1]), parse_duration_ns(match[2], "--sla"))
 
     def __str__(self) -> str:
         return f"p{self.percentile:g}={self.latency_ns / 1e6:g}ms"

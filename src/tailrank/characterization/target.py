@@ -1,0 +1,120 @@
+"""What is profiled, tuned and served: an artifact or a preset, loaded, with queries to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tailrank.characterization.payloads import QueryPool, batch_runner, ids_per_item
+from tailrank.core.errors import ConfigError
+from tailrank.core.query import Batch
+from tailrank.features import FeatureSpec
+from tailrank.inference import Ranker, load
+from tailrank.inference.artifact import read_record
+from tailrank.inference.precision import Precision
+from tailrank.inference.ranker import bytes_needed, random_ranker
+from tailrank.models.memory import format_bytes
+from tailrank.models.presets import load_preset
+
+PRESET_PREFIX = "preset:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetConfig:
+    """Which model to load, and how.
+
+    Args:
+        target: folder of an artifact, or `preset:NAME`.
+        scale: factor on a preset's rows.
+        user_tables: a preset's tables on the user side; None: as the preset says.
+        precision: a preset's number formats; an artifact brings its own, so None there.
+        seed: of a preset's weights and of the query pool.
+    """
+
+    target: str
+    scale: float = 1.0
+    user_tables: int | None = None
+    precision: Precision | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.target.startswith(PRESET_PREFIX):
+            return
+        for field, value, default in (
+            ("--scale", self.scale, 1.0),
+            ("--user-tables", self.user_tables, None),
+            ("--precision", self.precision, None),
+        ):
+            if value != default:
+                allowed = "with preset:NAME only; an artifact brings its own"
+                raise ConfigError(field, str(value), allowed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A loaded model and the queries to ask it."""
+
+    name: str
+    spec: FeatureSpec
+    ranker: Ranker
+    pool: QueryPool
+
+    @property
+    def run_batch(self) -> Callable[[Batch], Sequence[object]]:
+        """What a worker does with a batch."""
+        return batch_runner(self.ranker, self.pool)
+
+    @property
+    def ids_per_item(self) -> float:
+        """Ids of a query per item."""
+        return ids_per_item(self.spec)
+
+    def describe(self) -> dict[str, object]:
+        """What was chosen, for the result file; the papers' setting is no user table."""
+        num_user = len(self.spec.sparse("user"))
+        return {"name": self.name, "user_tables": num_user, **self.ranker.describe()}
+
+
+def open_target(config: TargetConfig, announce: Callable[[str], None]) -> Target:
+    """Load a target onto huge pages.
+
+    Args:
+        config: which one.
+        announce: told the memory needed, before it is allocated.
+
+    Raises:
+        ConfigError: unknown preset, or it does not fit into memory.
+        DataError: missing or damaged artifact.
+        BackendUnavailable: this host cannot run its precision.
+    """
+    if config.target.startswith(PRESET_PREFIX):
+        name = config.target.removeprefix(PRESET_PREFIX)
+        model = load_preset(name, scale=config.scale, user_tables=config.user_tables)
+        precision = config.precision or Precision()
+        announce(_memory_line(name, bytes_needed(model, precision), precision))
+        ranker = random_ranker(model, seed=config.seed, precision=precision)
+    else:
+        path = Path(config.target)
+        record = read_record(path)
+        name, model, precision = path.name, record.config, record.precision
+        announce(_memory_line(name, bytes_needed(model, precision), precision))
+        ranker, _ = load(path)
+    return Target(
+        name=name,
+        spec=model.spec,
+        ranker=ranker,
+        pool=QueryPool.random(model.spec, config.seed),
+    )
+
+
+def initialise_worker(slot: int) -> None:
+    """Set up a worker thread: torch's thread count is per thread, and one core runs one worker."""
+    torch.set_num_threads(1)
+
+
+def _memory_line(name: str, num_bytes: int, precision: Precision) -> str:
+    """The line that tells what is about to be allocated."""
+    return f"{name}: {format_bytes(num_bytes)} of tables in {precision.rows}, on huge pages"
