@@ -45,7 +45,7 @@ class Result:
             where they have a subject (`tuned.capacity_qps`). Infinite is allowed (an unanswered
             query has infinite latency), NaN is not.
         seed: the seed everything random was derived from; None when nothing was.
-        intervals: 95 % confidence intervals, a name in `metrics` -> (low, high); infinite: no bound.
+        intervals: 95 % confidence intervals, a name in `metrics` -> (low, high); inf: no bound.
         validity: whether the measurement may be believed, and if not, why.
         artifacts: files written.
         host: see `describe_host`.

@@ -1,0 +1,57 @@
+"""Tables for the terminal: rows in, `rich` tables out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from tailrank.reporting.report_data import PolicyRow
+
+POLICY_HEADINGS = (
+    "policy",
+    "batch",
+    "queries/s",
+    "items/s",
+    "p95 ms",
+    "p99 ms",
+    "max ms",
+    "simulated",
+    "ratio",
+)
+
+
+def policy_table(rows: Sequence[PolicyRow]) -> Table:
+    """The table of policies: capacity inside the SLA, latency at it, and what was simulated."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for heading in POLICY_HEADINGS:
+        table.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*policy_cells(row))
+    return table
+
+
+def policy_cells(row: PolicyRow) -> tuple[str, ...]:
+    """The cells of one row as text, in the order of `POLICY_HEADINGS`."""
+    return (
+        row.policy,
+        f"{row.batch_items:,}",
+        number(row.capacity_qps),
+        number(row.capacity_items_per_s),
+        number(row.latency_ms_p95),
+        number(row.latency_ms_p99),
+        number(row.latency_ms_max),
+        "-" if row.simulated_qps is None else number(row.simulated_qps),
+        "-" if row.ratio is None else f"{row.ratio:.2f}x",
+    )
+
+
+def number(value: float) -> str:
+    """A rate or a time: three significant digits below 100, whole numbers above.
+
+    Infinite means that queries went unanswered, or that a sample sets no bound.
+    """
+    if math.isinf(value):
+        return "∞"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,55 @@
+"""What the terminal shows: every number with its unit, and infinity as such."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from tailrank.reporting.report_data import PolicyRow
+from tailrank.reporting.tables import POLICY_HEADINGS, number, policy_table
+
+BASELINE = PolicyRow(
+    policy="static baseline",
+    batch_items=500,
+    capacity_qps=1507.0,
+    capacity_items_per_s=360_173.0,
+    latency_ms_p95=9.75,
+    latency_ms_p99=14.21,
+    latency_ms_max=125.4,
+    simulated_qps=1550.0,
+)
+
+
+def rendered(*rows: PolicyRow) -> str:
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(policy_table(rows))
+    return console.export_text()
+
+
+def test_the_table_shows_each_figure_with_its_unit() -> None:
+    tuned = replace(BASELINE, policy="tuned", batch_items=192, ratio=1.4213)
+    head, baseline, better = rendered(BASELINE, tuned).splitlines()
+    assert tuple(re.split(r"\s+(?!ms)", head.strip())) == POLICY_HEADINGS
+    assert "1,507" in baseline
+    assert "360,173" in baseline
+    assert "9.75" in baseline
+    assert "125" in baseline
+    assert baseline.rstrip().endswith("-")
+    assert better.rstrip().endswith("1.42x")
+
+
+def test_the_table_fits_an_80_column_terminal() -> None:
+    tuned = replace(BASELINE, capacity_qps=123_456.0, capacity_items_per_s=9_999_999.0, ratio=12.3)
+    assert "…" not in rendered(tuned)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(math.inf, "∞"), (0.0426, "0.0426"), (99.9, "99.9"), (1234.6, "1,235")]
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
