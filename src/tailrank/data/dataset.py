@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -72,7 +73,7 @@ def contiguous_range(bounds: dict[Split, tuple[int, int]], splits: Sequence[Spli
     """
     if not splits or any(split not in bounds for split in splits):
         raise ConfigError("--split", list(splits), " or ".join(SPLITS))
-    for before, after in zip(splits, splits[1:], strict=False):
+    for before, after in pairwise(splits):
         if bounds[before][1] != bounds[after][0]:
             raise ConfigError("splits", list(splits), f"neighbours in the order of {SPLITS}")
     return range(bounds[splits[0]][0], bounds[splits[-1]][1])

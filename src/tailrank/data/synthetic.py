@@ -14,8 +14,9 @@ V table rows, R rank.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,15 @@ from scipy.special import expit, ndtri
 
 from tailrank.core.errors import ConfigError
 from tailrank.data.dataset import Batches, Split, contiguous_range, split_bounds
-from tailrank.features import Feature, FeatureBatch, FeatureSpec, Labels, SideFeatures, TableSpec
+from tailrank.features import (
+    SIDES,
+    Feature,
+    FeatureBatch,
+    FeatureSpec,
+    Labels,
+    SideFeatures,
+    TableSpec,
+)
 from tailrank.metrics import BinaryMetrics
 
 Floats = NDArray[np.float64]
@@ -65,16 +74,16 @@ class SyntheticConfig:
     items_per_user: int = 8
     user_tables: int = 3
     item_tables: int = 3
-    num_embeddings: int = 1000
+    num_embeddings: int = 500
     embedding_dim: int = 16
     dense_per_side: int = 2
     history_max: int = 4
-    zipf_exponent: float = 1.1
-    rank: int = 2
+    zipf_exponent: float = 1.6
+    rank: int = 1
     click_rate: float = 0.3
-    dense_std: float = 0.8
-    effect_std: float = 1.1
-    interaction_std: float = 1.1
+    dense_std: float = 1.0
+    effect_std: float = 1.0
+    interaction_std: float = 0.5
 
     def __post_init__(self) -> None:
         for field in ("items_per_user", "num_embeddings", "embedding_dim", "history_max", "rank"):
@@ -106,7 +115,8 @@ class SyntheticConfig:
         """Features and tables of the log."""
         features: list[Feature] = []
         tables: list[TableSpec] = []
-        for side, num_tables in (("user", self.user_tables), ("item", self.item_tables)):
+        for side in SIDES:
+            num_tables = self.user_tables if side == "user" else self.item_tables
             if self.dense_per_side:
                 features.append(
                     Feature(
@@ -176,8 +186,10 @@ class SyntheticDataset:
             self._attainable = metrics.compute().auc
         return self._attainable
 
-    def _rows(self, splits, batch_items, shuffle_seed, first_batch):  # type: ignore[no-untyped-def]
-        """Batches as (features, labels, true probabilities)."""
+    def _rows(
+        self, splits: Sequence[Split], batch_items: int, shuffle_seed: int | None, first_batch: int
+    ) -> Iterator[_Rows]:
+        """Batches, with the true probabilities."""
         user_range, group = contiguous_range(self._user_bounds, splits), self.config.items_per_user
         order = np.arange(user_range.start, user_range.stop)
         if shuffle_seed is not None:
@@ -190,8 +202,8 @@ class SyntheticDataset:
             user_U = order[first : last + 1]
             yield self._generate(user_U, to_user_B, user_U[to_user_B] * group + place_B % group)
 
-    def _generate(self, user_U: Ints, to_user_B: Ints, item_B: Ints):  # type: ignore[no-untyped-def]
-        """Features, labels and probabilities of these items of these users."""
+    def _generate(self, user_U: Ints, to_user_B: Ints, item_B: Ints) -> _Rows:
+        """These items of these users."""
         config = self.config
         user, user_logit_U, user_latent_UR = self._teacher["user"].rows(
             user_U, _STREAMS["user"], config.history_max
@@ -204,7 +216,15 @@ class SyntheticDataset:
         probability_B = expit(logit_B)
         label_B = _uniform(config.seed, _STREAMS["label"], item_B) < probability_B
         features = FeatureBatch(user=user, item=item, item_to_user_B=torch.from_numpy(to_user_B))
-        return features, label_B.astype(np.float32), probability_B
+        return _Rows(features, label_B.astype(np.float32), probability_B)
+
+
+class _Rows(NamedTuple):
+    """Features, labels and true probabilities of one batch."""
+
+    features: FeatureBatch
+    label_B: NDArray[np.float32]
+    probability_B: Floats
 
 
 class _Teacher:

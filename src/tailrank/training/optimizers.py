@@ -152,7 +152,7 @@ def table_optimizer(name: TableOptimizerName, weight_VD: Tensor, lr: float) -> T
 def dense_optimizer(
     name: DenseOptimizerName, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """torch's optimiser of that name, in its fused form (one pass over each parameter).
+    """The torch optimiser of that name, in its fused form (one pass over each parameter).
 
     Raises:
         ConfigError: unknown name.

@@ -9,12 +9,14 @@ Legend: B items, T tasks, L ids, G bags, D dim.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tailrank.embeddings import Pooled
-from tailrank.features import SIDES, FeatureBatch, Labels
+from tailrank.features import SIDES, FeatureBatch, Labels, Side, SideFeatures
 from tailrank.kernels.reference import pooled_lookup
 from tailrank.models.dlrm import DLRM
 from tailrank.training.config import TrainingConfig
@@ -72,50 +74,51 @@ class TrainStep:
         Raises:
             ConfigError: an id is outside its table.
         """
-        tables = self.model.tables
-        ids, leaves = [], []
-        for side in SIDES:
-            features = getattr(batch, side)
-            num_features = len(tables.spec.sparse(side))
-            ids_L = tables.merged_ids(features, side)
-            if num_features:
-                pooled_GD = pooled_lookup(
-                    tables.weight_VD, ids_L, features.offsets, features.weights_L
-                )
-            else:
-                pooled_GD = features.dense_RN.new_empty(0, tables.embedding_dim)
-            ids.append(ids_L)
-            shape = (features.num_rows, num_features, tables.embedding_dim)
-            leaves.append(pooled_GD.view(shape).requires_grad_())
-        loss = loss_of(self.model.score(batch, Pooled(*leaves)), labels)
+        sides = [self._look_up(batch, side) for side in SIDES]
+        pooled = Pooled(*(side.leaf_RFD for side in sides))
+        loss = loss_of(self.model.score(batch, pooled), labels)
         self.dense.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.dense.step()
-        self.tables.step(_table_gradients(batch, ids, leaves))
+        self.tables.step(_table_gradients(sides))
         return loss.item()
 
+    def _look_up(self, batch: FeatureBatch, side: Side) -> _LookedUp:
+        """Pooled embeddings of one side, as a leaf."""
+        tables, features = self.model.tables, getattr(batch, side)
+        num_features = len(tables.spec.sparse(side))
+        shape = (features.num_rows, num_features, tables.embedding_dim)
+        if not num_features:
+            return _LookedUp(features, features.values_L, torch.zeros(shape))
+        ids_L = tables.merged_ids(features, side)
+        pooled_GD = pooled_lookup(tables.weight_VD, ids_L, features.offsets, features.weights_L)
+        return _LookedUp(features, ids_L, pooled_GD.view(shape).requires_grad_())
 
-def _table_gradients(batch: FeatureBatch, ids: list[Tensor], leaves: list[Tensor]) -> RowGradients:
+
+class _LookedUp(NamedTuple):
+    """One side of a batch after the lookup, its ids as rows of the merged weight."""
+
+    features: SideFeatures
+    ids_L: Tensor
+    leaf_RFD: Tensor
+
+
+def _table_gradients(sides: list[_LookedUp]) -> RowGradients:
     """Row gradients of both sides together, as sides may share tables."""
-    used = [
-        (getattr(batch, side), ids_L, leaf)
-        for side, ids_L, leaf in zip(SIDES, ids, leaves, strict=True)
-        if leaf.grad is not None and ids_L.shape[0]
-    ]
-    offsets, weights, start = [torch.zeros(1, dtype=torch.int64)], [], 0
-    for features, ids_L, _ in used:
-        offsets.append(features.offsets[1:] + start if start else features.offsets[1:])
+    ids, offsets, gradients, weights, start = [], [torch.zeros(1, dtype=torch.int64)], [], [], 0
+    for features, ids_L, leaf_RFD in sides:
+        if leaf_RFD.grad is None:  # a side without sparse features
+            continue
+        ids.append(ids_L)
+        offsets.append(features.offsets[1:] + start)
+        gradients.append(leaf_RFD.grad.flatten(0, 1))
         start += features.num_ids
-        if features.weights_L is not None:
-            weights.append(features.weights_L)
-        elif any(other.weights_L is not None for other, _, _ in used):
-            weights.append(torch.ones(ids_L.shape[0]))
-    if len(used) == 1:
-        features, ids_L, leaf = used[0]
-        return row_gradients(ids_L, features.offsets, leaf.grad.flatten(0, 1), features.weights_L)
+        factor_L = features.weights_L
+        weights.append(torch.ones(features.num_ids) if factor_L is None else factor_L)
+    weighted = any(features.weights_L is not None for features, _, _ in sides)
     return row_gradients(
-        torch.cat([ids_L for _, ids_L, _ in used]),
+        torch.cat(ids),
         torch.cat(offsets),
-        torch.cat([leaf.grad.flatten(0, 1) for _, _, leaf in used]),
-        torch.cat(weights) if weights else None,
+        torch.cat(gradients),
+        torch.cat(weights) if weighted else None,
     )

@@ -1,0 +1,210 @@
+"""The loop: plain torch gives the same losses; stopping, resuming and keeping the best work."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tailrank.core.errors import ConfigError, DataError
+from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
+from tailrank.features import Labels
+from tailrank.models import build_model
+from tailrank.models.dlrm import DLRM, DLRMConfig
+from tailrank.training.config import TrainingConfig
+from tailrank.training.evaluation import evaluate
+from tailrank.training.loop import fit, refit_config
+from tailrank.training.step import TrainStep, loss_of
+
+DATASET = SyntheticDataset(SyntheticConfig(rows=7 * 8 * 60, num_embeddings=40, seed=5))
+CONFIG = TrainingConfig(batch_items=256, epochs=2, lr=0.05, evaluate_every=4, seed=1)
+
+
+def small_model(seed: int = 0) -> DLRM:
+    return build_model(DLRMConfig(spec=DATASET.spec, bottom_mlp=(8, 16), top_mlp=(16, 1)), seed)
+
+
+def plain_torch_losses(model: DLRM, rates: tuple[float, float], steps: int) -> list[float]:
+    """The same training, restated: dense gradients of whole tables, loops over bags, no merging."""
+    config = model.config
+    state = {name: value.double() for name, value in model.state_dict().items()}
+    tables, first = {}, 0
+    for spec in config.spec.tables:
+        rows = state["tables.weight_VD"][first : first + spec.num_embeddings]
+        tables[spec.name] = rows.clone().requires_grad_()
+        first += spec.num_embeddings
+    layers = {n: v.clone().requires_grad_() for n, v in state.items() if "tables" not in n}
+    squares = {name: torch.zeros_like(value) for name, value in layers.items()}
+    row_squares = {n: torch.zeros(len(v), dtype=torch.float64) for n, v in tables.items()}
+
+    def mlp(prefix: str, x: torch.Tensor, relu_last: bool) -> torch.Tensor:
+        weights = sorted(n for n in layers if n.startswith(prefix) and n.endswith("weight"))
+        for place, name in enumerate(weights):
+            x = x @ layers[name].T + layers[name.replace("weight", "bias")]
+            if relu_last or place < len(weights) - 1:
+                x = x.relu()
+        return x
+
+    def pooled(side, name: str, to_user=None) -> list[torch.Tensor]:
+        features = config.spec.sparse(name)
+        bags = []
+        for row in range(side.num_rows):
+            starts = side.offsets[row * len(features) : (row + 1) * len(features) + 1].tolist()
+            bags.append(
+                torch.stack(
+                    [
+                        tables[f.table][side.values_L[starts[i] : starts[i + 1]]].sum(0)
+                        for i, f in enumerate(features)
+                    ]
+                )
+            )
+        return torch.stack(bags)
+
+    losses = []
+    batches = DATASET.batches(("train",), 96, shuffle_seed=2)
+    for _, (batch, labels) in zip(range(steps), batches, strict=False):
+        to_user = batch.item_to_user_B
+        user = pooled(batch.user, "user")[to_user]
+        dense = torch.cat([batch.user.dense_RN[to_user], batch.item.dense_RN], 1).double()
+        bottom = mlp("bottom", dense, relu_last=True)
+        vectors = torch.cat([bottom[:, None], user, pooled(batch.item, "item")], 1)
+        pairs = [
+            (vectors[:, i] * vectors[:, j]).sum(1)
+            for i in range(vectors.shape[1])
+            for j in range(i)
+        ]
+        logits = mlp("top", torch.cat([bottom, torch.stack(pairs, 1)], 1), relu_last=False)
+        loss = F.binary_cross_entropy_with_logits(logits, labels.values_BT.double())
+        losses.append(loss.item())
+        parameters = {**layers, **tables}
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        with torch.no_grad():
+            for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
+                if name in layers:
+                    squares[name] += gradient**2
+                    value -= rates[0] * gradient / (squares[name].sqrt() + 1e-10)
+                else:
+                    row_squares[name] += (gradient**2).mean(1)
+                    scale = rates[1] / (row_squares[name].sqrt() + 1e-10)
+                    value -= scale[:, None] * gradient
+    return losses
+
+
+def test_twenty_steps_match_plain_torch() -> None:
+    """To 1e-6: ours in fp32, as it trains, against the restatement in fp64."""
+    model = small_model()
+    expected = plain_torch_losses(model, (0.02, 0.1), steps=20)
+    step = TrainStep(model, TrainingConfig(lr=0.02, table_lr=0.1))
+    batches = DATASET.batches(("train",), 96, shuffle_seed=2)
+    losses = [step(*pair) for _, pair in zip(range(20), batches, strict=False)]
+    assert losses == pytest.approx(expected, abs=1e-6, rel=0)
+    assert losses[-1] < losses[0] - 0.01
+
+
+def test_weighted_and_masked_loss_is_the_mean_over_known_weight() -> None:
+    logits = torch.tensor([[0.5], [-1.0], [2.0]])
+    values = torch.tensor([[1.0], [0.0], [1.0]])
+    each = F.binary_cross_entropy_with_logits(logits, values, reduction="none").flatten()
+    plain = loss_of(logits, Labels(values_BT=values))
+    masked = loss_of(
+        logits, Labels(values_BT=values, mask_BT=torch.tensor([[True], [False], [True]]))
+    )
+    weighted = loss_of(logits, Labels(values_BT=values, weights_B=torch.tensor([1.0, 2.0, 0.0])))
+    assert plain.item() == pytest.approx(each.mean().item())
+    assert masked.item() == pytest.approx((each[0] + each[2]).item() / 2)
+    assert weighted.item() == pytest.approx((each[0] + 2 * each[1]).item() / 3)
+
+
+def test_training_is_repeatable_and_lowers_the_validation_loss() -> None:
+    first, second = small_model(), small_model()
+    result, again = fit(first, DATASET, CONFIG), fit(second, DATASET, CONFIG)
+    assert result.curve == again.curve
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    assert result.finished
+    assert result.samples == 2 * DATASET.num_rows(("train",))
+    losses = [point.validation_logloss for point in result.curve]
+    assert min(losses) < losses[0]
+    assert result.train_samples_per_s > 0
+
+
+def test_the_model_ends_with_its_best_weights_and_patience_ends_the_run() -> None:
+    model = small_model()
+    harsh = replace(CONFIG, table_lr=1.0, epochs=40, patience=2)  # overfits within a few passes
+    result = fit(model, DATASET, harsh)
+    losses = {point.step: point.validation_logloss for point in result.curve}
+    assert result.stopped_early
+    assert result.best_step == min(losses, key=losses.get) == list(losses)[-3]
+    scored = evaluate(model, DATASET, ("validation",)).compute()
+    assert scored.logloss == losses[result.best_step]
+
+
+def test_the_test_split_is_never_trained_on() -> None:
+    with pytest.raises(ConfigError, match="test"):
+        fit(small_model(), DATASET, CONFIG, splits=("train", "validation", "test"))
+
+
+def test_refit_takes_the_chosen_passes_over_more_rows() -> None:
+    result = fit(small_model(), DATASET, replace(CONFIG, epochs=1))
+    config = refit_config(CONFIG, result, DATASET)
+    assert config.steps == round(result.best_step * 6 / 5)
+    again = fit(small_model(), DATASET, config, splits=("train", "validation"))
+    assert again.step == again.best_step == config.steps
+    assert [point.validation_auc for point in again.curve] == [None] * len(again.curve)
+
+
+def stop_after(steps: int):
+    asked = iter(range(10_000))
+    return lambda: next(asked) >= steps
+
+
+@pytest.mark.parametrize("dense_optimizer", ["adagrad", "sgd", "adam"])
+def test_a_stopped_run_resumes_where_it_was(tmp_path: Path, dense_optimizer: str) -> None:
+    config = replace(CONFIG, dense_optimizer=dense_optimizer, lr_decay=True)
+    whole, stopped = small_model(), small_model()
+    expected = fit(whole, DATASET, config)
+    part = fit(stopped, DATASET, config, out=tmp_path, should_stop=stop_after(9))
+    assert not part.finished
+    assert 0 < part.step < expected.step
+    fresh = small_model(seed=9)  # proves that the weights come from the checkpoint
+    result = fit(fresh, DATASET, config, out=tmp_path, resume=True)
+    assert result.curve == expected.curve
+    assert all(map(torch.equal, whole.state_dict().values(), fresh.state_dict().values()))
+    done = small_model(seed=9)
+    assert fit(done, DATASET, config, out=tmp_path, resume=True).curve == expected.curve
+    assert all(map(torch.equal, whole.state_dict().values(), done.state_dict().values()))
+
+
+def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    fit(small_model(), DATASET, CONFIG, out=tmp_path)
+    with pytest.raises(ConfigError, match="--resume"):
+        fit(small_model(), DATASET, replace(CONFIG, lr=0.1), out=tmp_path, resume=True)
+    latest = tmp_path / "latest.safetensors"
+    latest.write_bytes(latest.read_bytes()[:-100])
+    with pytest.raises(DataError, match="damaged"):
+        fit(small_model(), DATASET, CONFIG, out=tmp_path, resume=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.safetensors", "latest.safetensors"]
+
+
+def test_a_diverging_run_says_so() -> None:
+    config = replace(CONFIG, dense_optimizer="sgd", table_optimizer="sgd", lr=500.0)
+    with pytest.raises(ConfigError, match="no longer finite"):
+        fit(small_model(), DATASET, config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_items", 0),
+        ("epochs", 0),
+        ("lr", 0.0),
+        ("table_lr", -1.0),
+        ("weight_decay", 1.0),
+        ("dense_optimizer", "lion"),
+        ("table_optimizer", "adam"),
+        ("seed", -1),
+    ],
+)
+def test_bad_settings_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        TrainingConfig(**{field: value})
