@@ -35,7 +35,7 @@ class Console:
         self._human.print(table)
 
     @contextmanager
-    def progress(self, label: str, total: float) -> Iterator[Callable[[float, str], None]]:
+    def progress(self, label: str, total: float) -> Iterator[Callable[..., None]]:
         """A progress bar; yields `advance(completed, remark)`. Drawn on a terminal only."""
         columns = (
             TextColumn("{task.description}"),
@@ -46,7 +46,11 @@ class Console:
         )
         with Progress(*columns, console=self._progress, transient=True) as bar:
             task = bar.add_task(label, total=total, remark="")
-            yield lambda completed, remark="": bar.update(task, completed=completed, remark=remark)
+
+            def advance(completed: float, remark: str = "") -> None:
+                bar.update(task, completed=completed, remark=remark)
+
+            yield advance
 
     def finish(self, result: Result) -> None:
         """The end of the verb: the result as JSON where that was asked for; else where it lies."""
