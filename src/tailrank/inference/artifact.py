@@ -2,7 +2,7 @@
 
     model.json           architecture, features, tables, precision, training metrics, sha256 of the
                          two others; written last, so that a folder with it is whole
-    weights.safetensors  dense layers, by parameter name, fp32
+    weights.safetensors  dense layers, by parameter name
     tables.safetensors   `weight`: all tables stacked in the order of the specification, (V, D)
 
 Never pickle, never TorchScript. Same artifact on CPU and GPU.
@@ -69,8 +69,9 @@ def save_artifact(
         quality_gate: see `ArtifactRecord`.
     """
     precision = precision or Precision()
+    dense_dtype = DTYPES[precision.dense]
     dense = {
-        name: value.detach().contiguous()
+        name: value.detach().to(dense_dtype).contiguous()
         for name, value in model.state_dict().items()
         if not name.startswith("tables.")
     }

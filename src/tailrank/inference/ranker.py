@@ -66,8 +66,6 @@ def load(
     model = build_model(record.config, None)
     if device == "eager":
         fill_weights(path, model)
-        for parameter in model.dense_parameters():
-            parameter.data = parameter.data.to(DTYPES[record.precision.dense]).float()
         return EagerRanker(model), record
     if device != "cpu":
         raise ConfigError("--device", device, " or ".join(DEVICES))
