@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tailrank.core.errors import ConfigError
 from tailrank.embeddings import EmbeddingTables, Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
-from tailrank.kernels.reference import dot_interaction
+from tailrank.kernels.interaction import dot_interaction
 from tailrank.models.layers import expand_users, mlp
 
 
