@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from tailrank.core.service_time import ServiceTimeTable
 from tailrank.reporting.report_data import PolicyRow
 
 POLICY_HEADINGS = (
@@ -45,6 +46,26 @@ def policy_cells(row: PolicyRow) -> tuple[str, ...]:
         "-" if row.simulated_qps is None else number(row.simulated_qps),
         "-" if row.ratio is None else f"{row.ratio:.2f}x",
     )
+
+
+def service_time_table(profile: ServiceTimeTable) -> Table:
+    """Service times in ms of one part by its items, for each number of busy workers."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    table.title = f"service time in ms on {profile.device}, by items and busy workers"
+    table.add_column("items", justify="right")
+    workers = profile.axes["busy_workers"]
+    for num_busy in workers:
+        table.add_column(f"{num_busy:g} busy", justify="right")
+    ids_per_item = profile.axes["ids_per_item"][-1]  # the dearest, where there are several
+    least_parts = int(profile.axes["num_parts"][0])
+    for num_items in profile.axes["num_items"]:
+        num_ids = round(num_items * ids_per_item)
+        times_ns = [
+            profile.lookup_ns(least_parts, int(num_items), num_ids, int(num_busy))
+            for num_busy in workers
+        ]
+        table.add_row(f"{num_items:,.0f}", *(number(time_ns / 1e6) for time_ns in times_ns))
+    return table
 
 
 def number(value: float) -> str:

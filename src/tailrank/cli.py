@@ -1,0 +1,84 @@
+"""The `tailrank` command: collects the verbs and turns outcomes into exit codes.
+
+Verbs are imported when they are called, and import torch in their bodies, so that `--help` is
+instant. This module must not know what any verb does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from tailrank import __version__
+from tailrank.core.errors import TailrankError
+
+# In the order of a first walk through the package, which is also the order of `--help`.
+VERBS = ("demo", "train", "evaluate", "export", "profile", "tune", "report", "doctor")
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_BOUND_MISSED = 3
+EXIT_INVALID_MEASUREMENT = 4
+EXIT_INTERRUPTED = 130
+
+
+def build_app() -> App:
+    """The command line: one verb per file of `tailrank.commands`, loaded on first use."""
+    app = App(
+        name="tailrank",
+        help="Train, tune and serve deep recommendation ranking models inside a tail-latency SLA.",
+        help_epilogue=(
+            "Exit codes: 0 done, 2 wrong input, 3 the SLA or quality bound was missed, "
+            "4 the measurement is invalid."
+        ),
+        version=__version__,
+        # A flag that is off by default needs no second name that leaves it off.
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+    for position, verb in enumerate(VERBS):
+        app.command(f"tailrank.commands.{verb}:{verb}", name=verb, sort_key=position)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 2, 3, 4 or 130.
+
+    Args:
+        arguments: the words after `tailrank`; None takes them from the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    app = build_app()
+    try:
+        if not words or words[0] in app.help_flags:
+            for verb in VERBS:
+                app[verb]  # the overview shows the first line of each, so they have to be there
+        code = app(words, result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        known = words and words[0] in VERBS
+        hint = f"tailrank {words[0]} --help" if known else "tailrank --help"
+        return _fail(f"{error} See {hint}.")
+    except (TailrankError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _leave_quietly()
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("tailrank: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK if code is None else int(code)
+
+
+def _fail(message: str) -> int:
+    """Say in one line what was wrong."""
+    print("tailrank: error:", " ".join(message.split()), file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _leave_quietly() -> int:
+    """The reader of our output (`| head`) has gone: that is no error of ours."""
+    # Python flushes stdout once more at exit, which would print a second complaint.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_OK
