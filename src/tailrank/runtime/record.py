@@ -1,0 +1,185 @@
+"""What a run leaves behind: one row per query and one per batch, as NumPy columns.
+
+All times are int64 ns on the run's clock; -1 means that it never happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrank.core.query import Query
+
+Column = NDArray[np.int64]
+
+
+class QueryOutcome(IntEnum):
+    """How a query ended."""
+
+    ANSWERED = 0
+    REJECTED = 1
+    FAILED = 2
+    UNANSWERED = 3
+
+
+@dataclass(slots=True, eq=False)
+class QueryRecord:
+    """One query's way through the loop; mutable, owned by the loop while the query is open."""
+
+    query: Query
+    released_ns: int
+    items_unstarted: int
+    items_left: int
+    started_ns: int = -1
+    done_ns: int = -1
+    num_parts: int = 0
+    outcome: QueryOutcome = QueryOutcome.UNANSWERED
+    done_parts: list[tuple[int, int, object]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryColumns:
+    """One row per scheduled query, in order of scheduled arrival.
+
+    Args:
+        query_id: as in the schedule.
+        num_items: query size.
+        num_parts: parts that were started.
+        scheduled_ns: when it was due.
+        released_ns: when the loop was told of it.
+        started_ns: when its first part was given to a worker.
+        done_ns: when its last part was done; -1 for a query without an answer.
+        outcome: a `QueryOutcome`.
+    """
+
+    query_id: Column
+    num_items: Column
+    num_parts: Column
+    scheduled_ns: Column
+    released_ns: Column
+    started_ns: Column
+    done_ns: Column
+    outcome: Column
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchColumns:
+    """One row per batch that ended, in order of ending.
+
+    Args:
+        slot: the worker slot that ran it.
+        num_items: items over all parts.
+        num_parts: parts in it.
+        started_ns: when it was given to the worker.
+        done_ns: when it ended, well or not.
+    """
+
+    slot: Column
+    num_items: Column
+    num_parts: Column
+    started_ns: Column
+    done_ns: Column
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunResult:
+    """Everything one run has shown.
+
+    Args:
+        queries: a row per query.
+        batches: a row per batch.
+        num_workers: worker slots of the run.
+        ended_ns: when the last event was handled.
+        open_query_ns: integral over time of the number of queries between release and end, as the
+            loop counted it (Little's law: it equals the sum of their times in the system).
+        wake_lateness_ns: how late an idle worker released a query that it was waiting for, one
+            entry per such release; empty in a simulation, which is never late.
+        drained: False where the run was cut off with queries still open.
+        first_error: what the first failing batch raised.
+    """
+
+    queries: QueryColumns
+    batches: BatchColumns
+    num_workers: int
+    ended_ns: int
+    open_query_ns: int
+    wake_lateness_ns: Column
+    drained: bool
+    first_error: Exception | None
+
+    @property
+    def latency_ns(self) -> NDArray[np.float64]:
+        """From scheduled arrival to last item done, in order of arrival; inf without an answer."""
+        latency = (self.queries.done_ns - self.queries.scheduled_ns).astype(np.float64)
+        latency[self.queries.outcome != QueryOutcome.ANSWERED] = np.inf
+        return latency
+
+    @property
+    def queueing_delay_ns(self) -> NDArray[np.float64]:
+        """From scheduled arrival to the start of the first part; inf where none was started."""
+        delay = (self.queries.started_ns - self.queries.scheduled_ns).astype(np.float64)
+        delay[self.queries.started_ns < 0] = np.inf
+        return delay
+
+    @property
+    def service_time_ns(self) -> Column:
+        """Per batch, from start to end."""
+        return self.batches.done_ns - self.batches.started_ns
+
+    def busy_fraction(self, from_ns: int, to_ns: int) -> float:
+        """Share of the workers' time in [from_ns, to_ns) that was spent on batches."""
+        assert to_ns > from_ns, "an empty stretch of time has no share"
+        started = np.maximum(self.batches.started_ns, from_ns)
+        done = np.minimum(self.batches.done_ns, to_ns)
+        busy_ns = int(np.maximum(done - started, 0).sum())
+        return busy_ns / (self.num_workers * (to_ns - from_ns))
+
+
+class Recorder:
+    """Collects the rows of one run; the loop writes it under its lock."""
+
+    def __init__(self) -> None:
+        self.queries: dict[int, QueryRecord] = {}
+        self.batches: list[tuple[int, int, int, int, int]] = []
+        self.wake_lateness_ns: list[int] = []
+        self.first_error: Exception | None = None
+
+    def result(
+        self,
+        schedule: Sequence[Query],
+        *,
+        num_workers: int,
+        ended_ns: int,
+        open_query_ns: int,
+        drained: bool,
+    ) -> RunResult:
+        """The columns; queries of the schedule that were never released are unanswered."""
+        never = QueryRecord(schedule[0], -1, 0, 0)
+        rows = [
+            (
+                query.query_id,
+                query.num_items,
+                record.num_parts,
+                query.scheduled_ns,
+                record.released_ns,
+                record.started_ns,
+                record.done_ns,
+                record.outcome,
+            )
+            for query in schedule
+            for record in (self.queries.get(query.query_id, never),)
+        ]
+        return RunResult(
+            queries=QueryColumns(*np.array(rows, dtype=np.int64).reshape(-1, 8).T.copy()),
+            batches=BatchColumns(*np.array(self.batches, dtype=np.int64).reshape(-1, 5).T.copy()),
+            num_workers=num_workers,
+            ended_ns=ended_ns,
+            open_query_ns=open_query_ns,
+            wake_lateness_ns=np.array(self.wake_lateness_ns, dtype=np.int64),
+            drained=drained,
+            first_error=self.first_error,
+        )

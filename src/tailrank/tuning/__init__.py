@@ -1,0 +1,1 @@
+"""Searches over loads and settings; they cannot tell simulation from serving."""
