@@ -1,0 +1,76 @@
+"""`tailrank evaluate`: a trained model's metrics on labelled rows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tailrank.data.vocabulary import Vocabulary
+    from tailrank.inference.artifact import ArtifactRecord
+
+
+def evaluate(
+    artifact: Path,
+    *,
+    data: str,
+    split: Literal["train", "validation", "test"] = "test",
+    json: bool = False,
+) -> int:
+    """Score labelled rows with a trained model and report AUC, logloss, entropy, calibration.
+
+    Categories are read with the vocabulary that the model was trained with.
+
+    Example: tailrank evaluate runs/criteo --data criteo:train.tsv --split test
+
+    Args:
+        artifact: Folder of a trained model.
+        data: criteo:PATH, or synthetic:rows=N,seed=N.
+        split: Which part of the data, in time order.
+        json: Print the result as JSON on standard output.
+    """
+    from tailrank.core.errors import ConfigError
+    from tailrank.data.registry import DatasetName, open_dataset
+    from tailrank.inference.ranker import load_model
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.result import Result
+    from tailrank.training.evaluation import evaluate as score
+
+    console = Console(json=json)
+    kind = DatasetName.parse(data).kind
+    model, record = load_model(artifact)
+    if kind != record.training.get("data"):
+        trained_on = record.training.get("data", "something else")
+        raise ConfigError("--data", data, f"{trained_on}:…, as the model was trained on")
+    dataset = open_dataset(
+        data,
+        embedding_dim=record.config.spec.tables[0].embedding_dim,
+        vocabulary=_vocabulary(artifact, record) if kind == "criteo" else None,
+    )
+    if dataset.spec != record.config.spec:
+        raise ConfigError("--data", data, "rows with the features that the model was trained on")
+    values = score(model, dataset, (split,)).compute().to_dict()
+    metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
+    for name, value in metrics.items():
+        console.note(f"{name:<26} {value:,.0f}" if value > 1000 else f"{name:<26} {value:.4f}")
+    console.finish(
+        Result(
+            command="evaluate",
+            config={"artifact": artifact, "data": data, "split": split},
+            metrics=metrics,
+        )
+    )
+    return 0
+
+
+def _vocabulary(artifact: Path, record: ArtifactRecord) -> Vocabulary:
+    """The vocabulary beside the model, which must be the one it was trained with."""
+    from tailrank.commands.train import VOCABULARY_FILE
+    from tailrank.core.errors import DataError
+    from tailrank.data.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.load(artifact / VOCABULARY_FILE)
+    if vocabulary.fingerprint != record.training.get("vocabulary"):
+        raise DataError(artifact / VOCABULARY_FILE, "not the vocabulary of this model")
+    return vocabulary

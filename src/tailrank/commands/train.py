@@ -1,0 +1,258 @@
+"""`tailrank train`: from a log of clicks to a tested model in a folder."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.result import Result
+    from tailrank.training.loop import Progress
+    from tailrank.training.procedure import Trained
+
+_Settings = TypeVar("_Settings", bound=Any)
+
+VOCABULARY_FILE = "vocabulary.safetensors"
+_EXIT_INTERRUPTED = 130
+
+
+def train(
+    model: Literal["dlrm"],
+    *,
+    data: str,
+    out: Path,
+    refit: bool = False,
+    epochs: int | None = None,
+    batch_items: int | None = None,
+    lr: float | None = None,
+    table_lr: float | None = None,
+    optimizer: Literal["adagrad", "sgd", "adam"] | None = None,
+    table_optimizer: Literal["rowwise_adagrad", "sgd"] | None = None,
+    weight_decay: float | None = None,
+    lr_decay: Annotated[bool | None, Parameter(negative="--no-lr-decay")] = None,
+    evaluate_every: int | None = None,
+    patience: int | None = None,
+    embedding_dim: int | None = None,
+    bottom_mlp: str | None = None,
+    top_mlp: str | None = None,
+    interaction: Literal["dot", "cat"] | None = None,
+    min_count: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    json: bool = False,
+) -> int:
+    """Train a ranking model, stop on validation rows, score the test rows once.
+
+    What is not set follows the recipe for the data set, which result.json records. Ctrl-C saves
+    a checkpoint beside OUT, and --resume goes on from it.
+
+    Example: tailrank train dlrm --data synthetic:rows=300000,seed=1 --out runs/first
+
+    Example: tailrank train dlrm --data criteo:train.tsv --refit --out runs/criteo
+
+    Args:
+        model: Architecture.
+        data: criteo:PATH (TSV as published, or .gz), or synthetic:rows=N,seed=N.
+        out: Folder for the model and result.json; it appears when everything is done.
+        refit: Train once more on train + validation for the chosen number of steps.
+        epochs: Passes over the training rows at most.
+        batch_items: Rows per step.
+        lr: Learning rate of the dense layers.
+        table_lr: Learning rate of the embedding tables.
+        optimizer: Optimiser of the dense layers.
+        table_optimizer: Optimiser of the embedding tables.
+        weight_decay: L2 factor on the dense layers.
+        lr_decay: Let both rates fall linearly to zero.
+        evaluate_every: Steps between evaluations on validation rows.
+        patience: Evaluations without a better logloss before training stops.
+        embedding_dim: Columns of every table.
+        bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
+        top_mlp: Hidden widths of the top MLP, as in 512-256.
+        interaction: How embeddings meet.
+        min_count: Categories seen fewer times count as unknown.
+        seed: Of weights and row order.
+        resume: Continue an interrupted run with the same settings.
+        overwrite: Replace what is in OUT.
+        json: Print the result as JSON on standard output.
+    """
+    from tailrank.core.files import check_output, replace_directory
+    from tailrank.data.registry import DatasetName, open_dataset
+    from tailrank.models.memory import check_fits, format_bytes
+    from tailrank.reporting.console import Console
+    from tailrank.training.procedure import train_and_test
+    from tailrank.training.recipe import RECIPES
+
+    kind = DatasetName.parse(data).kind
+    recipe = _changed(
+        RECIPES[kind],
+        embedding_dim=embedding_dim,
+        bottom_mlp=_widths("--bottom-mlp", bottom_mlp),
+        top_mlp=_widths("--top-mlp", top_mlp),
+        interaction=interaction,
+        min_count=min_count,
+        training=_changed(
+            RECIPES[kind].training,
+            epochs=epochs,
+            batch_items=batch_items,
+            lr=lr,
+            table_lr=table_lr,
+            dense_optimizer=optimizer,
+            table_optimizer=table_optimizer,
+            weight_decay=weight_decay,
+            lr_decay=lr_decay,
+            evaluate_every=evaluate_every,
+            patience=patience,
+            seed=seed,
+        ),
+    )
+    checkpoints = out.with_name(out.name + ".checkpoint")
+    check_output(out, overwrite=overwrite or resume)
+    _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
+    console = Console(json=json)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(
+        data,
+        embedding_dim=recipe.embedding_dim,
+        min_count=recipe.min_count,
+        scratch=out.parent,
+    )
+    needed = recipe.bytes_needed(dataset.spec)
+    console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
+    check_fits(needed)
+    with _interruptible() as should_stop, _progress(console) as progress:
+        trained = train_and_test(
+            dataset,
+            recipe,
+            refit=refit,
+            checkpoints=checkpoints,
+            resume=resume,
+            progress=progress,
+            should_stop=should_stop,
+        )
+    if trained is None:
+        console.note(f"stopped; saved in {checkpoints}. Go on with the same command and --resume")
+        return _EXIT_INTERRUPTED
+    with replace_directory(out, overwrite=overwrite or resume) as folder:
+        result = _write(folder, out, trained, data=data, kind=kind, refit=refit, seed=seed)
+    _remove(checkpoints)
+    _show(console, result.metrics)
+    console.finish(result)
+    return 0
+
+
+def _changed(settings: _Settings, **values: object) -> _Settings:
+    """The settings with those that the user gave."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return replace(settings, **given)
+
+
+def _widths(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Read `512-256`."""
+    from tailrank.core.errors import ConfigError
+
+    if text is None:
+        return None
+    if not all(part.isdecimal() for part in text.split("-")):
+        raise ConfigError(flag, text, "widths joined by -, as in 512-256")
+    return tuple(int(part) for part in text.split("-"))
+
+
+def _check_checkpoints(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make sure that nobody's interrupted run is lost, nor one resumed that is not there."""
+    from tailrank.core.errors import ConfigError
+
+    if resume and not folder.is_dir():
+        raise ConfigError("--resume", str(folder), "the checkpoints of an interrupted run")
+    if folder.is_dir() and not resume:
+        if not overwrite:
+            raise ConfigError(
+                "--out", str(folder), "no interrupted run here; --resume or --overwrite it"
+            )
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder of checkpoints."""
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks to stop after the step; a second one stops at once."""
+    asked = False
+
+    def note(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, Progress], None]]:
+    """One bar for train and refit."""
+    with console.progress("training", 1.0) as advance:
+
+        def report(run: str, now: Progress) -> None:
+            remark = f"{run}: {now.samples_per_s:,.0f} samples/s, loss {now.train_logloss:.4f}"
+            if now.validation_auc is not None:
+                remark += f", validation AUC {now.validation_auc:.4f}"
+            advance(now.step / now.steps, remark)
+
+        yield report
+
+
+def _write(
+    folder: Path, out: Path, trained: Trained, *, data: str, kind: str, refit: bool, seed: int
+) -> Result:
+    """Put artifact, vocabulary, learning curve and result into `folder`, soon to be `out`."""
+    from tailrank.data.criteo import CriteoDataset
+    from tailrank.inference.artifact import save_artifact
+    from tailrank.reporting.report_data import LearningPoint, ReportData
+    from tailrank.reporting.result import Result, write_result
+
+    record = {**trained.record(), "data": kind, "vocabulary": None}
+    if isinstance(trained.dataset, CriteoDataset):
+        trained.dataset.vocabulary.save(folder / VOCABULARY_FILE)
+        record["vocabulary"] = trained.dataset.vocabulary.fingerprint
+    save_artifact(folder, trained.model, training=record)
+    curve = [
+        LearningPoint(
+            step=point.step,
+            train_logloss=point.train_logloss,
+            validation_auc=point.validation_auc,
+            validation_logloss=point.validation_logloss,
+        )
+        for point in trained.chosen.curve
+    ]
+    ReportData(learning_curve=curve).save(folder)
+    result = Result(
+        command="train",
+        config={"data": data, "refit": refit, "recipe": trained.recipe.to_dict()},
+        seed=seed,
+        metrics=trained.metrics(),
+        artifacts=[out / name for name in sorted({f.name for f in folder.iterdir()})]
+        + [out / "result.json"],
+    )
+    write_result(folder / "result.json", result)
+    return result
+
+
+def _show(console: Console, metrics: Mapping[str, float]) -> None:
+    """The metrics, one a line."""
+    for name, value in metrics.items():
+        console.note(f"{name:<26} {value:,.0f}" if value > 1000 else f"{name:<26} {value:.4f}")

@@ -1,0 +1,139 @@
+"""From a data set to a tested model: choose on validation, refit if asked to, test once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tailrank.data.dataset import Dataset
+from tailrank.metrics import BinaryMetrics
+from tailrank.models import build_model
+from tailrank.models.dlrm import DLRM
+from tailrank.training.evaluation import evaluate
+from tailrank.training.loop import Progress, TrainingResult, fit, refit_config
+from tailrank.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A model with the story of its training.
+
+    Args:
+        model: trained.
+        dataset: what it was trained on, with the vocabulary that the model knows.
+        recipe: settings as they were used last; a refit has its number of steps here.
+        chosen: the run on the training rows, judged on validation.
+        refit: the run on train + validation, if there was one.
+        test: scores of the test rows, collected once.
+    """
+
+    model: DLRM
+    dataset: Dataset
+    recipe: Recipe
+    chosen: TrainingResult
+    refit: TrainingResult | None
+    test: BinaryMetrics
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics for the result file; those that are undefined (NaN) are left out."""
+        values = self.test.compute()
+        last = self.refit or self.chosen
+        found = {
+            "auc_test": values.auc,
+            "logloss_test": values.logloss,
+            "normalised_entropy_test": values.normalised_entropy,
+            "calibration_test": values.calibration,
+            "train_samples_per_s": last.train_samples_per_s,
+        }
+        best = [p for p in self.chosen.curve if p.step == self.chosen.best_step]
+        if best and best[0].validation_auc is not None:
+            found["auc_validation"] = best[0].validation_auc
+        if best and best[0].validation_logloss is not None:
+            found["logloss_validation"] = best[0].validation_logloss
+        attainable = getattr(self.dataset, "attainable_auc", None)
+        if attainable is not None:
+            found["auc_attainable"] = attainable()
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def record(self) -> dict[str, Any]:
+        """What the artifact remembers of the training."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "fingerprint": self.dataset.fingerprint,
+            "chosen": self.chosen.to_dict(),
+            "refit": None if self.refit is None else self.refit.to_dict(),
+            "metrics": self.metrics(),
+        }
+
+
+def train_and_test(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    refit: bool = False,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[str, Progress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained | None:
+    """Train on train, stop on validation, refit on both if asked to, then score the test once.
+
+    Args:
+        dataset: rows.
+        recipe: sizes and settings.
+        refit: train a fresh model on train + validation for the chosen number of steps.
+        checkpoints: folder for checkpoints; None: a temporary one.
+        resume: continue from `checkpoints`.
+        progress: called after every step with the run's name, `train` or `refit`.
+        should_stop: see `training.loop.fit`.
+
+    Returns:
+        The trained model; None where `should_stop` ended it: the checkpoints hold what was done.
+
+    Raises:
+        ConfigError: a setting is wrong, or differs from the checkpoint's.
+        DataError: rows or a checkpoint are damaged.
+    """
+    report = progress or (lambda _run, _progress: None)
+
+    def folder(run: str) -> Path | None:
+        return None if checkpoints is None else checkpoints / run
+
+    model = build_model(recipe.model_config(dataset.spec), recipe.training.seed)
+    chosen = fit(
+        model,
+        dataset,
+        recipe.training,
+        out=folder("train"),
+        resume=resume,
+        progress=lambda now: report("train", now),
+        should_stop=should_stop,
+    )
+    if not chosen.finished:
+        return None
+    again = None
+    if refit:
+        recipe = replace(recipe, training=refit_config(recipe.training, chosen, dataset))
+        dataset = dataset.for_refit()
+        # The first model has done its duty, and both at once may not fit into memory.
+        del model
+        model = build_model(recipe.model_config(dataset.spec), recipe.training.seed)
+        again = fit(
+            model,
+            dataset,
+            recipe.training,
+            out=folder("refit"),
+            splits=("train", "validation"),
+            resume=resume,
+            progress=lambda now: report("refit", now),
+            should_stop=should_stop,
+        )
+        if not again.finished:
+            return None
+    test = evaluate(model, dataset, ("test",))
+    return Trained(
+        model=model, dataset=dataset, recipe=recipe, chosen=chosen, refit=again, test=test
+    )
