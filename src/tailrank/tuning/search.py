@@ -10,7 +10,7 @@ from tailrank.tuning.capacity import Capacity
 
 # DeepRecSched's batch sizes (512 to 32), lengthened to whole queries and to small batches, because
 # CPUs differ in which end they like (HPCA 2020: Broadwell is fastest at 16, Skylake at large ones).
-BATCH_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+BATCH_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
+class SearchResult:
     """What a climb has seen.
 
     Args:
@@ -44,7 +44,7 @@ def hill_climb(
     start: int,
     patience: int = 2,
     on_point: Callable[[Point], None] | None = None,
-) -> Climb:
+) -> SearchResult:
     """Walk a ladder from `start` downwards and upwards, each way until it stops getting better.
 
     Args:
@@ -90,8 +90,8 @@ def hill_climb(
         walk(ladder[:position][::-1])
         walk(ladder[position + 1 :])
     except KeyboardInterrupt:
-        return Climb(_best(points), tuple(points), interrupted=True)
-    return Climb(_best(points), tuple(points), interrupted=False)
+        return SearchResult(_best(points), tuple(points), interrupted=True)
+    return SearchResult(_best(points), tuple(points), interrupted=False)
 
 
 def _best(points: Sequence[Point]) -> Point | None:
