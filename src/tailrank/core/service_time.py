@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tailrank.core.errors import ConfigError, DataError, OutsideProfile
 
 AXES = ("num_parts", "num_items", "ids_per_item", "busy_workers")
 _FORMAT_VERSION = 1
+_KNOWN_MAX = 1 << 16  # lookups to remember; a simulation asks for the same few hundred batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +45,9 @@ class ServiceTimeTable:
     median_ns: NDArray[np.float64]
     spread: NDArray[np.float64]
     overhead_ns: int = 0
+    _known_ns: dict[tuple[int, int, int, int], int] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         shape = tuple(len(self.axes[name]) for name in AXES)
@@ -66,6 +70,18 @@ class ServiceTimeTable:
         Raises:
             OutsideProfile: the point lies outside the measured grid.
         """
+        key = (num_parts, num_items, num_ids, busy_workers)
+        known_ns = self._known_ns.get(key)
+        if known_ns is None:
+            known_ns = self._interpolate_ns(*key)
+            if len(self._known_ns) < _KNOWN_MAX:
+                self._known_ns[key] = known_ns
+        return known_ns
+
+    def _interpolate_ns(
+        self, num_parts: int, num_items: int, num_ids: int, busy_workers: int
+    ) -> int:
+        """`lookup_ns` from the grid."""
         ids_per_item = num_ids / num_items
         ids_axis = self.axes["ids_per_item"]
         if len(ids_axis) == 1 and abs(ids_per_item - ids_axis[0]) <= 1.0:
