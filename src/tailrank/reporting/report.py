@@ -118,8 +118,8 @@ def sections(result: Result, columns: ReportData) -> list[Section]:
                 "query-time",
                 "Where a query's time goes",
                 "Mean times by query size at the tuned load: service is the time from the first "
-                "part's start to the last part's end, queueing the wait for a free worker, "
-                "dispatch the loop's own work. Together they are the latency.",
+                "part's start to the last part's end, queueing the time from the scheduled "
+                "arrival to the first part's start. Together they are the latency.",
                 figures.query_time(columns.query_time),
             )
         )

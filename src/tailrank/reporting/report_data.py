@@ -76,8 +76,7 @@ class QueryTime:
     """Mean times of the queries of `size_low` to `size_high` items; they add up to the latency.
 
     Args:
-        queueing_ms: waiting for a free worker.
-        dispatch_ms: from the scheduled time until the loop took the query, and its own work.
+        queueing_ms: from the scheduled arrival to the first part's start.
         service_ms: from the first part's start to the last part's end.
     """
 
@@ -85,7 +84,6 @@ class QueryTime:
     size_high: int
     queueing_ms: float
     service_ms: float
-    dispatch_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

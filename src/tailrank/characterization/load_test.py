@@ -1,0 +1,143 @@
+"""A target under load: the same workload, simulated from its profile or served for real.
+
+Both sides hand `tuning` the same thing, a `measure(policy, qps) -> Measurement`, which is how it
+cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tailrank.characterization.service_time import ProfileConfig, measure_service_times
+from tailrank.characterization.target import Target, initialise_worker
+from tailrank.core.errors import ConfigError
+from tailrank.core.latency import queries_needed
+from tailrank.core.measurement import Measurement
+from tailrank.core.query import Batch
+from tailrank.core.service_time import ServiceTimeTable
+from tailrank.core.sla import SLA
+from tailrank.runtime.live import run_live
+from tailrank.runtime.measurement import WARMUP_FRACTION, to_measurement
+from tailrank.runtime.record import RunResult
+from tailrank.runtime.virtual import TableServiceTime, simulate
+from tailrank.scheduling.policies import PolicyConfig
+from tailrank.workload.schedule import WorkloadConfig, draw_schedule
+
+# Batches of the null run that prices the loop: enough for a stable mean, well under a second.
+_NULL_BATCHES = 4000
+# A run has at least this many times the queries that bound the percentile at all.
+_QUERIES_FACTOR = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadTestConfig:
+    """How a target is put under load.
+
+    Args:
+        workload: what the queries look like; its `ids_per_item` is the target's.
+        sla: decides how long a run must be to bound the percentile.
+        num_workers: worker threads.
+        seconds: length of one run, simulated or live alike, so that both see the same queries;
+            longer where the percentile needs more of them.
+    """
+
+    workload: WorkloadConfig
+    sla: SLA
+    num_workers: int
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError("--workers", self.num_workers, "at least 1")
+        if not self.seconds > 0:
+            raise ConfigError("--duration", self.seconds, "a time above 0")
+
+    def num_queries(self, qps: float) -> int:
+        """Queries of a run at this load: enough for the percentile, and for the time."""
+        counted = _QUERIES_FACTOR * queries_needed(self.sla.percentile)
+        return max(round(qps * self.seconds), round(counted / (1.0 - WARMUP_FRACTION)))
+
+
+class LoadTest:
+    """Measures policies on one target.
+
+    Args:
+        config: see `LoadTestConfig`.
+        target: what is measured.
+        table: its service times on this host, for `simulated`.
+    """
+
+    def __init__(self, config: LoadTestConfig, target: Target, table: ServiceTimeTable) -> None:
+        self.config, self._target, self._table = config, target, table
+
+    def simulated(self, policy: PolicyConfig, qps: float) -> Measurement:
+        """A run in simulated time.
+
+        Raises:
+            OutsideProfile: the policy makes batches that nobody measured.
+        """
+        config = self.config
+        schedule = draw_schedule(config.workload, qps=qps, num_queries=config.num_queries(qps))
+        result = simulate(
+            schedule,
+            policy,
+            num_workers=config.num_workers,
+            service_time_ns=TableServiceTime(self._table, seed=config.workload.payload_seed),
+        )
+        return to_measurement(result, offered_qps=qps, sla=config.sla)
+
+    def live(self, policy: PolicyConfig, qps: float) -> tuple[Measurement, RunResult]:
+        """A run on this host, with real features and scores; with its rows, for the report."""
+        config = self.config
+        schedule = draw_schedule(
+            config.workload,
+            qps=qps,
+            num_queries=config.num_queries(qps),
+            payload_for=self._target.pool.payload,
+        )
+        result = run_live(
+            schedule,
+            policy,
+            num_workers=config.num_workers,
+            run_batch=self._target.run_batch,
+            initialise_worker=initialise_worker,
+        )
+        return to_measurement(result, offered_qps=qps, sla=config.sla), result
+
+
+def measure_profile(
+    target: Target, config: ProfileConfig, on_progress: Callable[[float], None]
+) -> ServiceTimeTable:
+    """The service-time table of a target on this host, the loop's own cost included."""
+    return measure_service_times(
+        config,
+        target.run_batch,
+        target.pool.payload,
+        device=target.ranker.device,
+        ids_per_item=target.ids_per_item,
+        initialise_worker=initialise_worker,
+        overhead_ns=measure_overhead_ns(),
+        on_progress=on_progress,
+    )
+
+
+def measure_overhead_ns() -> int:
+    """What a batch costs one worker outside the ranker: a live run of a ranker that does nothing.
+
+    All queries are due at once, so the worker never waits and its time is the loop's.
+    """
+    schedule = draw_schedule(WorkloadConfig(sizes="fixed:1"), qps=1e9, num_queries=_NULL_BATCHES)
+
+    def run_nothing(batch: Batch) -> tuple[None, ...]:
+        return (None,) * len(batch.parts)
+
+    result = run_live(
+        schedule,
+        PolicyConfig(policy="static", batch_items_max=1),
+        num_workers=1,
+        run_batch=run_nothing,
+        initialise_worker=initialise_worker,
+    )
+    span_ns = int(result.batches.done_ns[-1] - result.batches.done_ns[0])
+    return span_ns // (len(result.batches.done_ns) - 1)

@@ -1,0 +1,83 @@
+"""`tailrank profile`: how long batches take on this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def profile(
+    target: str,
+    *,
+    out: Path = Path("profile.json"),
+    scale: float = 1.0,
+    user_tables: int | None = None,
+    precision: str | None = None,
+    workers: int | None = None,
+    budget: str = "30s",
+    seed: int = 0,
+    quick: bool = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Measure the service time of batches on this host, cold, with 1 to all workers busy.
+
+    The table it writes is what `tailrank tune --profile` simulates with.
+
+    Example: tailrank profile preset:dlrm-rmc1 --scale 0.25 --out profile.json
+
+    Args:
+        target: Folder of a trained model, or preset:NAME.
+        out: File for the table; replaced if it exists.
+        scale: Factor on the rows of a preset's tables.
+        user_tables: Tables of a preset that belong to the user's side.
+        precision: Number formats of a preset: fp32, bf16, or rows=bf16,dense=fp32.
+        workers: Worker threads; default: all cores.
+        budget: Time to spend, as in 30s or 2min.
+        seed: Seed of a preset's weights and of the query pool.
+        quick: Spend two seconds, for a first look.
+        json: Print the result as JSON on standard output.
+    """
+    from tailrank.characterization.load_test import measure_profile
+    from tailrank.characterization.service_time import ProfileConfig
+    from tailrank.characterization.target import TargetConfig, open_target
+    from tailrank.core.sla import parse_duration_ns
+    from tailrank.inference.precision import Precision
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.result import Result
+    from tailrank.reporting.tables import service_time_table
+    from tailrank.runtime.live import available_workers
+
+    console = Console(json=json)
+    target_config = TargetConfig(
+        target=target,
+        scale=scale,
+        user_tables=user_tables,
+        precision=None if precision is None else Precision.parse(precision),
+        seed=seed,
+    )
+    profile_config = ProfileConfig(
+        num_workers=workers or available_workers(),
+        budget_s=2.0 if quick else parse_duration_ns(budget, "--budget") / 1e9,
+        seed=seed,
+    )
+    loaded = open_target(target_config, console.note)
+    with console.progress("profile", 1.0) as advance:
+        table = measure_profile(loaded, profile_config, advance)
+    table.save(out)
+    console.show(service_time_table(table))
+    metrics = {"profile.dispatch_overhead_us": table.overhead_ns / 1e3}
+    for items in (1, 128, 1000):
+        nanoseconds = table.lookup_ns(1, items, round(items * loaded.ids_per_item), 1)
+        metrics[f"profile.service_time_ms_items_{items}"] = nanoseconds / 1e6
+    console.finish(
+        Result(
+            command="profile",
+            config={"target": target_config, "profile": profile_config, "host": loaded.describe()},
+            seed=seed,
+            metrics=metrics,
+            artifacts=[out],
+        )
+    )
+    return 0

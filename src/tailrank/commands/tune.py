@@ -1,0 +1,166 @@
+"""`tailrank tune`: the batch size that holds the most queries per second inside an SLA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from tailrank.characterization.operating_point import OperatingPoint, OperatingPointConfig
+    from tailrank.characterization.target import Target
+    from tailrank.core.service_time import ServiceTimeTable
+    from tailrank.reporting.console import Console
+
+OUTPUT_FILES = ("result.json", "report.html", "report_data.json", "profile.json")
+EXIT_BOUND_MISSED = 3
+EXIT_INVALID_MEASUREMENT = 4
+EXIT_INTERRUPTED = 130
+
+
+def tune(
+    target: str,
+    *,
+    sla: str,
+    sizes: str = "production",
+    out: Path,
+    policy: str = "static",
+    delay: str = "1ms",
+    workers: int | None = None,
+    duration: str = "10s",
+    profile: Path | None = None,
+    profile_budget: str = "20s",
+    scale: float = 1.0,
+    user_tables: int | None = None,
+    precision: str | None = None,
+    simulate_only: bool = False,
+    quick: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Find the batch size that holds the most queries per second inside an SLA, and prove it live.
+
+    Measures the service times of this host, searches in simulation, then serves the static
+    baseline and the best policy for real with the same workload.
+
+    Example: tailrank tune preset:dlrm-rmc1 --scale 0.25 --sla p95=100ms --out runs/rmc1
+
+    Args:
+        target: Folder of a trained model, or preset:NAME.
+        sla: Percentile and limit, as in p95=10ms.
+        sizes: Items per query: fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production or mlperf.
+        out: Folder for result.json, report.html and the profile.
+        policy: Policy to tune: static or coalescing.
+        delay: Longest wait of a query for company under coalescing.
+        workers: Worker threads; default: all cores.
+        duration: Length of each run, simulated and live.
+        profile: Service-time table from tailrank profile; default: measure it now.
+        profile_budget: Time for measuring it.
+        scale: Factor on the rows of a preset's tables.
+        user_tables: Tables of a preset that belong to the user's side.
+        precision: Number formats of a preset: fp32, bf16, or rows=bf16,dense=fp32.
+        simulate_only: Leave the live runs out.
+        quick: Short profile and runs, for a first look; the intervals are wide.
+        seed: Seed of arrivals, sizes, features and a preset's weights.
+        overwrite: Replace what is in the folder.
+        json: Print the result as JSON on standard output.
+    """
+    from tailrank.characterization.operating_point import OperatingPointConfig
+    from tailrank.characterization.target import TargetConfig, open_target
+    from tailrank.core.files import check_output, replace_directory
+    from tailrank.core.service_time import ServiceTimeTable
+    from tailrank.core.sla import SLA, parse_duration_ns
+    from tailrank.inference.precision import Precision
+    from tailrank.reporting import operating_point as reported
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.report import write_report
+    from tailrank.reporting.result import Result, write_result
+    from tailrank.runtime.live import available_workers
+
+    check_output(out, overwrite=overwrite)
+    target_config = TargetConfig(
+        target=target,
+        scale=scale,
+        user_tables=user_tables,
+        precision=None if precision is None else Precision.parse(precision),
+        seed=seed,
+    )
+    budget_ns = parse_duration_ns(profile_budget, "--profile-budget")
+    config = OperatingPointConfig(
+        sla=SLA.parse(sla),
+        sizes=sizes,
+        policy=policy,
+        delay_ns=parse_duration_ns(delay, "--delay") if policy == "coalescing" else 0,
+        num_workers=available_workers() if workers is None else workers,
+        seconds=2.0 if quick else parse_duration_ns(duration, "--duration") / 1e9,
+        profile_seconds=4.0 if quick else budget_ns / 1e9,
+        live=not simulate_only,
+        seed=seed,
+    )
+    table = None if profile is None else ServiceTimeTable.load(profile)
+    console = Console(json=json)
+    loaded = open_target(target_config, console.note)
+    point = search(config, loaded, table, console)
+    with replace_directory(out, overwrite=overwrite) as folder:
+        point.table.save(folder / "profile.json")
+        reported.report_data(point).save(folder)
+        result = Result(
+            command="tune",
+            config={
+                "target": target_config,
+                "operating_point": config,
+                "ranker": loaded.describe(),
+                "tuned": point.tuned.policy,
+            },
+            seed=seed,
+            metrics=reported.metrics(point),
+            intervals=reported.intervals(point),
+            validity=reported.validity(point),
+            artifacts=[out / name for name in OUTPUT_FILES],
+        )
+        write_result(folder / "result.json", result)
+        write_report(folder)
+    console.finish(result)
+    return exit_code(point)
+
+
+def search(
+    config: OperatingPointConfig,
+    target: Target,
+    table: ServiceTimeTable | None,
+    console: Console,
+) -> OperatingPoint:
+    """Find the operating point under a progress bar and print the policy table."""
+    from tailrank.characterization.operating_point import find_operating_point
+    from tailrank.reporting.operating_point import policy_rows
+    from tailrank.reporting.tables import policy_table
+
+    stages = ("profile", "simulate", "live")
+    with console.progress("tune", len(stages)) as advance:
+
+        def report(stage: str, fraction: float, remark: str) -> None:
+            advance(stages.index(stage) + fraction, f"{stage}: {remark}")
+
+        point = find_operating_point(config, target, table=table, on_progress=report)
+    console.note(f"\n{config.sla}, sizes {config.sizes}, {config.num_workers} workers")
+    console.show(policy_table(policy_rows(point)))
+    if point.tuned.best.capacity_qps == 0.0:
+        floor_ms = point.tuned.best.at.summary.percentile(config.sla.percentile).value / 1e6
+        console.note(
+            f"no batch size meets {config.sla}: at {point.tuned.best.at.offered_qps:.3g} queries/s "
+            f"the percentile is already {floor_ms:.3g} ms"
+        )
+    return point
+
+
+def exit_code(point: OperatingPoint) -> int:
+    """What the shell is told: 130 interrupted, 3 no load meets the SLA, 4 not to be believed."""
+    from tailrank.reporting.operating_point import validity
+
+    if point.interrupted:
+        return EXIT_INTERRUPTED
+    if point.tuned.best.capacity_qps == 0.0:
+        return EXIT_BOUND_MISSED
+    return 0 if validity(point).valid else EXIT_INVALID_MEASUREMENT
