@@ -1,0 +1,34 @@
+"""Every error is one line that names the place."""
+
+import pytest
+
+from tailrank.core import errors
+from tailrank.core.errors import ConfigError, DataError, TailrankError
+
+
+def test_config_error_names_field_value_and_allowed():
+    error = ConfigError("sla.percentile", 101, "a number above 0 and below 100")
+    assert str(error) == "sla.percentile: got 101; allowed: a number above 0 and below 100"
+    assert (error.field, error.value) == ("sla.percentile", 101)
+
+
+@pytest.mark.parametrize(("line", "place"), [(None, "day.tsv"), (7, "day.tsv:7")])
+def test_data_error_names_path_line_and_reason(line, place):
+    assert str(DataError("day.tsv", "38 columns", line)) == f"{place}: 38 columns"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ConfigError",
+        "DataError",
+        "BackendUnavailable",
+        "OutsideProfile",
+        "ServingError",
+        "Overloaded",
+        "WorkerDied",
+    ],
+)
+def test_all_are_tailrank_errors(name):
+    assert issubclass(getattr(errors, name), TailrankError)
+    assert name in errors.__doc__

@@ -1,0 +1,91 @@
+"""The service-time table interpolates between measured points and refuses the rest."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tailrank.core.errors import ConfigError, DataError, OutsideProfile
+from tailrank.core.service_time import ServiceTimeTable
+
+AXES = {
+    "num_parts": (1.0, 2.0),
+    "num_items": (1.0, 10.0, 100.0),
+    "ids_per_item": (8.0,),
+    "busy_workers": (1.0, 2.0),
+}
+
+
+def make_table(**changes) -> ServiceTimeTable:
+    parts, items, _, busy = np.meshgrid(*AXES.values(), indexing="ij")
+    median_ns = 1000.0 * parts + 50.0 * items + 200.0 * busy
+    median_ns[1, 0] = np.nan  # two parts cannot hold one item
+    fields = {"device": "cpu", "axes": AXES, "median_ns": median_ns, "spread": np.ones(1)}
+    return ServiceTimeTable(**(fields | changes))
+
+
+def test_linear_between_points_and_exact_on_them():
+    table = make_table(overhead_ns=7)
+    for parts, items, busy in ((1, 1, 1), (1, 10, 2), (2, 100, 1), (1, 37, 2), (2, 64, 2)):
+        expected = 1000 * parts + 50 * items + 200 * busy + 7
+        assert table.lookup_ns(parts, items, 8 * items, busy) == expected
+        assert table.lookup_ns(parts, items, 8 * items, busy) == expected  # remembered
+
+
+@pytest.mark.parametrize(
+    ("point", "axis"),
+    [
+        ((3, 10, 80, 1), "num_parts"),
+        ((1, 101, 808, 1), "num_items"),
+        ((1, 10, 100, 1), "ids_per_item"),
+        ((1, 10, 80, 3), "busy_workers"),
+    ],
+)
+def test_refuses_to_extrapolate(point, axis):
+    with pytest.raises(OutsideProfile, match=axis):
+        make_table().lookup_ns(*point)
+
+
+def test_refuses_a_point_that_nobody_measured():
+    with pytest.raises(OutsideProfile, match="2 parts with 5 items"):
+        make_table().lookup_ns(2, 5, 40, 1)
+
+
+def test_a_single_ids_point_stands_for_one_id_more_or_less():
+    assert make_table().lookup_ns(1, 10, 85, 1) == make_table().lookup_ns(1, 10, 80, 1)
+
+
+def test_axes_must_rise_and_fit():
+    with pytest.raises(ConfigError, match="busy_workers"):
+        make_table(axes=AXES | {"busy_workers": (2.0, 1.0)})
+    with pytest.raises(ConfigError, match="shape"):
+        make_table(median_ns=np.ones((1, 1, 1, 1)))
+
+
+def test_save_and_load(tmp_path):
+    table = make_table(spread=np.array([0.9, 1.0, 1.4]), overhead_ns=11)
+    table.save(tmp_path / "table.json")
+    loaded = ServiceTimeTable.load(tmp_path / "table.json")
+    assert (loaded.device, loaded.axes, loaded.overhead_ns) == ("cpu", AXES, 11)
+    np.testing.assert_array_equal(loaded.median_ns, table.median_ns)
+    np.testing.assert_array_equal(loaded.spread, table.spread)
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "binary", "cut", "version", "shape"])
+def test_load_refuses_damage(tmp_path, damage):
+    path = tmp_path / "table.json"
+    make_table().save(path)
+    record = json.loads(path.read_text())
+    content = {
+        "empty": b"",
+        "binary": bytes(range(256)),
+        "cut": path.read_bytes()[:-40],
+        "version": json.dumps(record | {"format_version": 99}).encode(),
+        "shape": json.dumps(record | {"median_ns": [1.0]}).encode(),
+    }
+    if damage == "absent":
+        path.unlink()
+    else:
+        path.write_bytes(content[damage])
+    with pytest.raises(DataError, match=r"table\.json"):
+        ServiceTimeTable.load(path)
