@@ -26,7 +26,8 @@ from tailrank.reporting.report_data import (
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 _SERIES = (BLUE, ORANGE, GREEN, PINK, SKY)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-_PERCENTILE_TICKS = (0.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
+_PERCENTILE_TICKS = (50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
+_HEIGHT = 380  # pixels; the same for all, so that cards side by side end on one line
 _NUM_CURVE_POINTS = 400  # twice the pixels of a phone; a curve of 60,000 points looks the same
 
 
@@ -37,7 +38,7 @@ def latency_cdf(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> go.Figu
         curves: one per run, at least one with an answered query.
         sla: a curve keeps it when it passes left of the corner.
     """
-    figure = _figure(height=360)
+    figure = _figure()
     deepest = max(curve.num_queries for curve in curves)
     for position, curve in enumerate(curves):
         latency_ms, share = _thinned(curve)
@@ -69,15 +70,21 @@ def latency_cdf(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> go.Figu
             showlegend=False,
             hovertemplate=f"SLA: {sla}",
         )
-    ticks = [p for p in _PERCENTILE_TICKS if (1 - p / 100) * deepest >= 1]
+    # Beyond a percentile lie at least five queries, or the axis claims what the sample cannot show.
+    ticks = [p for p in _PERCENTILE_TICKS if (1 - p / 100) * deepest >= 5]
     figure.update_yaxes(
-        title="queries answered within",
+        title="share of queries",
         tickvals=_stretched(np.array(ticks) / 100).tolist(),
         ticktext=[f"{tick:g} %" for tick in ticks],
         rangemode="tozero",
     )
-    figure.update_xaxes(title="latency, ms", type="log", range=_latency_range(curves, sla))
-    figure.update_xaxes(dtick="D2", minor={"dtick": "D1"})
+    low, high = _latency_range(curves, sla)
+    figure.update_xaxes(
+        title="latency, ms",
+        type="log",
+        range=[math.log10(low), math.log10(high)],
+        tickvals=_one_two_five(low, high),
+    )
     return figure
 
 
@@ -88,7 +95,7 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
         points: one per policy and batch size.
         sla: names the bound on the axis.
     """
-    figure = _figure(height=340)
+    figure = _figure()
     sizes = sorted({point.batch_items for point in points})
     policies = list(dict.fromkeys(point.policy for point in points))
     for position, policy in enumerate(policies):
@@ -149,7 +156,7 @@ def learning_curve(
         auc_attainable: the best AUC that the data allow, where it is known.
     """
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    _style(figure, height=460)
+    _style(figure)
     series = (
         ("training logloss", "train_logloss", 1, BLUE, "solid"),
         ("validation logloss", "validation_logloss", 1, ORANGE, "dash"),
@@ -189,39 +196,38 @@ def learning_curve(
 
 def query_time(bins: Sequence[QueryTime]) -> go.Figure:
     """Where a query's time goes, by its number of items: stacked means add up to the latency."""
-    figure = _figure(height=340)
+    figure = _figure()
     sizes = [f"{row.size_low:,}-{row.size_high:,}" for row in bins]
     parts = (
         ("service", "service_ms", BLUE, ""),
         ("queueing", "queueing_ms", ORANGE, "/"),
-        ("dispatch", "dispatch_ms", GREEN, "x"),
     )
     for name, column, color, pattern in parts:
         figure.add_bar(
             x=sizes,
             y=[getattr(row, column) for row in bins],
             name=name,
-            marker={"color": color, "line": {"width": 0}, "pattern": {"shape": pattern, "size": 6}},
+            marker={"color": color, "line": {"width": 0}, "pattern": _hatch(pattern)},
             hovertemplate=f"{name}: %{{y:.3g}} ms",
         )
-    figure.update_layout(barmode="stack", bargap=0.25)
+    figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
     figure.update_xaxes(title="items in the query", type="category")
     figure.update_yaxes(title="mean time, ms", rangemode="tozero")
     return figure
 
 
-def _figure(height: int) -> go.Figure:
+def _figure() -> go.Figure:
     """An empty figure in the house's style."""
     figure = go.Figure()
-    _style(figure, height)
+    _style(figure)
     return figure
 
 
-def _style(figure: go.Figure, height: int) -> None:
+def _style(figure: go.Figure) -> None:
     """Room for a phone: legend above, no title (the page has one), margins that fit the labels."""
     figure.update_layout(
         template="none",
-        height=height,
+        height=_HEIGHT,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -252,15 +258,27 @@ def _stretched(share: NDArray[np.float64]) -> NDArray[np.float64]:
     return -np.log10(1.0 - share)
 
 
-def _latency_range(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> list[float]:
-    """Range of the latency axis, as powers of ten: all but the fastest hundredth of the queries."""
+def _latency_range(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> tuple[float, float]:
+    """Range of the latency axis in ms: all but the fastest hundredth of the queries."""
     seen = [_thinned(curve)[0] for curve in curves if curve.latencies_ms]
     lows = [float(np.percentile(latencies, 1, method="nearest")) for latencies in seen]
     highs = [float(latencies[-1]) for latencies in seen]
     if sla is not None:
         lows.append(sla.latency_ms)
         highs.append(sla.latency_ms)
-    return [math.log10(max(min(lows), 1e-3) / 1.2), math.log10(max(highs) * 1.2)]
+    return max(min(lows), 1e-3) / 1.2, max(highs) * 1.2
+
+
+def _one_two_five(low: float, high: float) -> list[float]:
+    """Ticks 1, 2, 5, 10, 20, 50 ... from `low` to `high`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _hatch(shape: str) -> dict[str, object]:
+    """A pattern over the bar's own colour, for eyes that colours do not help."""
+    return {"shape": shape, "size": 7, "solidity": 0.15, "fillmode": "overlay", "fgcolor": "#fff"}
 
 
 def _color(position: int) -> str:

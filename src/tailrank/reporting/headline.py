@@ -30,7 +30,8 @@ class Headline:
 def headline(result: Result, columns: ReportData) -> Headline:
     """The most important findings that this result holds: capacity first, then quality."""
     metrics, sla = result.metrics, columns.sla
-    bound = str(sla) if sla is not None else "the SLA"
+    # No line break inside: "p95" on one line and its limit on the next would be hard to read.
+    bound = str(sla).replace(" ", "\N{NO-BREAK SPACE}") if sla is not None else "the SLA"
     figures = _capacity_figures(result, columns) + _quality_figures(result)
     capacity = metrics.get("tuned.capacity_qps")
     if capacity == 0:
