@@ -146,6 +146,8 @@ def search(
         point = find_operating_point(config, target, table=table, on_progress=report)
     console.note(f"\n{config.sla}, sizes {config.sizes}, {config.num_workers} workers")
     console.show(policy_table(policy_rows(point)))
+    if point.tuned.live is None or point.baseline.live is None:
+        console.note("* simulated only")
     if point.tuned.best.capacity_qps == 0.0:
         floor_ms = point.tuned.best.at.summary.percentile(config.sla.percentile).value / 1e6
         console.note(

@@ -28,7 +28,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """A line of what is going on."""
-        self._human.print(text, markup=False)
+        self._human.print(text, markup=False, soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
         """A table or anything else that rich can draw."""

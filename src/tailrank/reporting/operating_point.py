@@ -100,7 +100,7 @@ def policy_rows(point: OperatingPoint) -> list[PolicyRow]:
         ratio = best.capacity_qps / baseline_qps if baseline_qps else math.inf
         rows.append(
             PolicyRow(
-                policy=contender.name if contender.live else f"{contender.name} (simulated)",
+                policy=contender.name if contender.live else f"{contender.name}*",
                 batch_items=contender.policy.batch_items_max,
                 capacity_qps=best.capacity_qps,
                 capacity_items_per_s=_items_per_s(contender),
