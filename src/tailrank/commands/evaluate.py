@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from tailrank.data.dataset import Dataset
     from tailrank.data.vocabulary import Vocabulary
     from tailrank.inference.artifact import ArtifactRecord
 
@@ -30,26 +31,14 @@ def evaluate(
         split: Which part of the data, in time order.
         json: Print the result as JSON on standard output.
     """
-    from tailrank.core.errors import ConfigError
-    from tailrank.data.registry import DatasetName, open_dataset
     from tailrank.inference.ranker import load_model
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result
     from tailrank.training.evaluation import evaluate as score
 
     console = Console(json=json)
-    kind = DatasetName.parse(data).kind
     model, record = load_model(artifact)
-    if kind != record.training.get("data"):
-        trained_on = record.training.get("data", "something else")
-        raise ConfigError("--data", data, f"{trained_on}:…, as the model was trained on")
-    dataset = open_dataset(
-        data,
-        embedding_dim=record.config.spec.tables[0].embedding_dim,
-        vocabulary=_vocabulary(artifact, record) if kind == "criteo" else None,
-    )
-    if dataset.spec != record.config.spec:
-        raise ConfigError("--data", data, "rows with the features that the model was trained on")
+    dataset = open_for(artifact, record, data)
     values = score(model, dataset, (split,)).compute().to_dict()
     metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
     for name, value in metrics.items():
@@ -62,6 +51,30 @@ def evaluate(
         )
     )
     return 0
+
+
+def open_for(artifact: Path, record: ArtifactRecord, data: str) -> Dataset:
+    """The rows that `data` names, read as the artifact in folder `artifact` was trained on them.
+
+    Raises:
+        ConfigError: another kind of data, or rows with other features.
+        DataError: the rows or the vocabulary cannot be used.
+    """
+    from tailrank.core.errors import ConfigError
+    from tailrank.data.registry import DatasetName, open_dataset
+
+    kind = DatasetName.parse(data).kind
+    if kind != record.training.get("data"):
+        trained_on = record.training.get("data", "something else")
+        raise ConfigError("--data", data, f"{trained_on}:…, as the model was trained on")
+    dataset = open_dataset(
+        data,
+        embedding_dim=record.config.spec.tables[0].embedding_dim,
+        vocabulary=_vocabulary(artifact, record) if kind == "criteo" else None,
+    )
+    if dataset.spec != record.config.spec:
+        raise ConfigError("--data", data, "rows with the features that the model was trained on")
+    return dataset
 
 
 def _vocabulary(artifact: Path, record: ArtifactRecord) -> Vocabulary:

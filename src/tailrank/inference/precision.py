@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from tailrank.core.errors import ConfigError
+from tailrank.models.dlrm import DLRM
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -52,3 +53,11 @@ class Precision:
 
     def __str__(self) -> str:
         return self.rows if self.rows == self.dense else f"rows={self.rows},dense={self.dense}"
+
+
+def round_weights(model: DLRM, precision: Precision) -> None:
+    """Give the fp32 weights of `model`, in place, the values that `precision` can hold."""
+    for parameter in model.dense_parameters():
+        parameter.data.copy_(parameter.data.to(DTYPES[precision.dense]))
+    rows_VD = model.tables.weight_VD.data
+    rows_VD.copy_(rows_VD.to(DTYPES[precision.rows]))

@@ -1,0 +1,103 @@
+"""`tailrank export`: a trained model in another precision, if its quality holds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+EXIT_BOUND_MISSED = 3
+
+
+def export(
+    artifact: Path,
+    *,
+    precision: str,
+    data: str,
+    out: Path,
+    split: Literal["validation", "test"] = "test",
+    max_auc_drop: float = 0.001,
+    overwrite: bool = False,
+    json: bool = False,
+) -> int:
+    """Write a trained model in another precision, if it still ranks as well.
+
+    Both models score the same held-out rows; the export is refused (exit 3) when the AUC drops by
+    more than the bound.
+
+    Example: tailrank export runs/a --precision rows=bf16 --data criteo:train.tsv --out runs/b
+
+    Args:
+        artifact: Folder of a trained model in fp32.
+        precision: fp32, bf16, or a mix such as rows=bf16,dense=fp32.
+        data: Held-out rows, as in criteo:PATH or synthetic:rows=N,seed=N.
+        out: Folder for the exported model.
+        split: Rows of the gate; a model that was refitted has seen the validation rows.
+        max_auc_drop: Largest allowed drop of the AUC, relative to the fp32 AUC.
+        overwrite: Replace what is in the folder.
+        json: Print the result as JSON on standard output.
+    """
+    from tailrank.commands.evaluate import open_for
+    from tailrank.commands.train import VOCABULARY_FILE
+    from tailrank.core.errors import ConfigError
+    from tailrank.core.files import check_output, replace_directory
+    from tailrank.inference.artifact import save_artifact
+    from tailrank.inference.precision import Precision, round_weights
+    from tailrank.inference.ranker import load_model
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.result import Result, write_result
+    from tailrank.training.evaluation import evaluate
+
+    console = Console(json=json)
+    wanted = Precision.parse(precision)
+    if not 0.0 <= max_auc_drop < 1.0:
+        raise ConfigError("--max-auc-drop", max_auc_drop, "0 up to 1")
+    check_output(out, overwrite=overwrite)
+    model, record = load_model(artifact)
+    if record.precision != Precision():
+        raise ConfigError("artifact", str(record.precision), "a model in fp32 to export from")
+    dataset = open_for(artifact, record, data)
+    before = evaluate(model, dataset, (split,)).compute()
+    round_weights(model, wanted)
+    after = evaluate(model, dataset, (split,)).compute()
+    drop = (before.auc - after.auc) / before.auc
+    figures = {
+        f"auc_{split}_fp32": before.auc,
+        f"auc_{split}": after.auc,
+        f"logloss_{split}_fp32": before.logloss,
+        f"logloss_{split}": after.logloss,
+        "auc_drop_fraction": drop,
+    }
+    console.note(
+        f"AUC on the {split} rows: {before.auc:.5f} in fp32, {after.auc:.5f} in {wanted}: "
+        f"a drop of {drop:.4%}, of {max_auc_drop:.4%} allowed"
+    )
+    passed = drop <= max_auc_drop
+    result = Result(
+        command="export",
+        config={
+            "artifact": artifact,
+            "precision": str(wanted),
+            "data": data,
+            "split": split,
+            "max_auc_drop": max_auc_drop,
+        },
+        metrics=figures,
+        artifacts=[out] if passed else [],
+    )
+    if passed:
+        with replace_directory(out, overwrite=overwrite) as folder:
+            save_artifact(
+                folder,
+                model,
+                training=record.training,
+                precision=wanted,
+                quality_gate={**figures, "max_auc_drop": max_auc_drop},
+            )
+            if (artifact / VOCABULARY_FILE).exists():
+                shutil.copy(artifact / VOCABULARY_FILE, folder)
+            write_result(folder / "result.json", result)
+    else:
+        console.note("refused: nothing was written")
+    console.finish(result)
+    return 0 if passed else EXIT_BOUND_MISSED
