@@ -44,6 +44,10 @@ def headline(result: Result, columns: ReportData) -> Headline:
         ratio = _ratio(result)
         sentence += f": {ratio:.2f}x the static baseline." if ratio is not None else "."
         return Headline(sentence, tuple(figures[:3]))
+    simulated = metrics.get("tuned.simulated_capacity_qps")
+    if simulated is not None:
+        sentence = f"Simulated, this host ranks {number(simulated)} queries/s and keeps {bound}; "
+        return Headline(sentence + "not measured live.", tuple(figures[:3]))
     if "auc_test" in metrics:
         sentence = f"The model reaches AUC {metrics['auc_test']:.4f} on the test part"
         attainable = metrics.get("auc_attainable")

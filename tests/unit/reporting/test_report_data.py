@@ -46,9 +46,7 @@ def test_save_then_load_gives_the_same_columns(tmp_path: Path) -> None:
             )
         ],
         learning_curve=[LearningPoint(step=10, train_logloss=0.6)],
-        query_time=[
-            QueryTime(size_low=1, size_high=99, queueing_ms=1.0, service_ms=2.0)
-        ],
+        query_time=[QueryTime(size_low=1, size_high=99, queueing_ms=1.0, service_ms=2.0)],
         table=[ROW],
     )
     columns.save(tmp_path)

@@ -1,0 +1,20 @@
+"""Fixtures that tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the public data sets, which are not ours to ship; skips without it."""
+    named = os.environ.get("TAILRANK_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared/data"
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}: set TAILRANK_DATA to the folder that holds them")
+    return folder

@@ -1,0 +1,35 @@
+"""Probes measure something, on one thread, and leave the settings as they found them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tailrank.characterization import host_probes
+
+
+def test_probes_give_positive_figures() -> None:
+    assert 0.0 <= host_probes.huge_page_fraction(4 << 20) <= 1.0
+    for huge_pages in (False, True):
+        assert host_probes.gather_ns_per_row(huge_pages=huge_pages, num_bytes=4 << 20) > 0.0
+    plain = host_probes.linear_gflops(torch.float32, packed=False)
+    assert plain is not None
+    assert plain > 0.0
+
+
+def test_a_type_that_packed_layers_do_not_take_has_no_speed() -> None:
+    assert host_probes.linear_gflops(torch.int32, packed=True) is None
+
+
+def test_one_thread_is_restored() -> None:
+    before = torch.get_num_threads()
+    with host_probes.one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_stolen_ticks_are_the_eighth_field(tmp_path: Path) -> None:
+    path = tmp_path / "stat"
+    path.write_text("cpu  1 2 3 4 5 6 7 8 100 100\ncpu0 9 9 9 9\n")
+    assert host_probes.cpu_times(path) == (8, 36)

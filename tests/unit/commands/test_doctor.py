@@ -1,0 +1,21 @@
+"""`doctor` prints its record alone on standard output, and findings are no error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tailrank.cli import main
+
+
+def test_json_is_alone_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    assert record["command"] == "doctor"
+    subjects = {finding["subject"] for finding in record["host"]["findings"]}
+    assert {"huge pages", "threads", "memory", "C++ compiler"} <= subjects
+    costly = [finding for finding in record["host"]["findings"] if finding["fix"]]
+    assert record["metrics"]["num_findings"] == len(costly)
+    assert "huge pages" in captured.err
