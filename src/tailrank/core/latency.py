@@ -93,7 +93,7 @@ class LatencySummary:
             raise ConfigError("num_queries", 0, "at least one query")
         share = percentile / 100.0
         value = float(self.sorted_ns[min(count, math.ceil(share * count)) - 1])
-        effective = max(1.0, count / self._variance_inflation(value, share))
+        effective = max(1.0, count / self._variance_inflation(value))
         half_width = _Z * math.sqrt(share * (1.0 - share) / effective)
         low_rank = math.floor((share - half_width) * count)
         high_rank = math.ceil((share + half_width) * count) + 1
@@ -102,16 +102,23 @@ class LatencySummary:
         high = float(self.sorted_ns[high_rank - 1]) if bounded else math.inf
         return Estimate(value, low, high)
 
-    def _variance_inflation(self, value: float, share: float) -> float:
+    def _variance_inflation(self, value: float) -> float:
         """Variance of the share above `value`, as batch means show it, over the independent one."""
         blocks = min(_NUM_BLOCKS_MAX, self.num_queries // 50)
         if blocks < 8:
             return 1.0
         length = self.num_queries // blocks
-        above = self.arrival_order_ns[: blocks * length] > value
-        block_means = above.reshape(blocks, length).mean(axis=1)
-        independent = share * (1.0 - share) / length
-        return max(1.0, float(block_means.var(ddof=1)) / independent)
+        ordered = self.arrival_order_ns[: blocks * length]
+        inflation = 1.0
+        # Both sides of ties: where the percentile lies on a plateau (a stall, unanswered queries),
+        # nothing is above it, and only "at or above" shows that the plateau is one excursion.
+        for above in (ordered > value, ordered >= value):
+            share = float(above.mean())
+            if 0.0 < share < 1.0:
+                block_means = above.reshape(blocks, length).mean(axis=1)
+                independent = share * (1.0 - share) / length
+                inflation = max(inflation, float(block_means.var(ddof=1)) / independent)
+        return inflation
 
 
 class LatencyRecorder:

@@ -49,6 +49,16 @@ def test_interval_covers_for_correlated_latencies():
     assert covered >= 0.85 * 200
 
 
+def test_one_excursion_counts_as_one_however_flat_it_is():
+    """The slowest 6 % are one plateau: they say little about the next run's p95."""
+    values = np.random.default_rng(5).random(2000)
+    scattered = values.copy()
+    scattered[::16] = 50.0
+    values[900:1020] = 50.0
+    assert LatencySummary.of(values).percentile(95.0).high == math.inf
+    assert LatencySummary.of(scattered).percentile(95.0).high == 50.0
+
+
 def test_too_few_queries_leave_the_percentile_unbounded():
     needed = queries_needed(95.0)
     assert 0.95**needed <= 0.025 < 0.95 ** (needed - 1)

@@ -1,0 +1,165 @@
+"""The capacity search against queues whose capacity is known in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tailrank.core.errors import ConfigError
+from tailrank.core.latency import LatencySummary
+from tailrank.core.measurement import Measurement, Validity
+from tailrank.core.sla import SLA
+from tailrank.tuning.capacity import Verdict, find_capacity, judge_probe, verify_capacity
+
+MS = 1_000_000
+SLA_10MS = SLA.parse("p95=10ms")
+# M/M/1 sojourn times are exponential with rate mu - lambda: p95 <= 10 ms up to this load.
+MM1_CAPACITY_QPS = 1000 - math.log(20) / 0.010
+
+
+def make_measurement(qps, latency_ns, reasons=()) -> Measurement:
+    summary = LatencySummary.of(np.asarray(latency_ns, dtype=np.float64))
+    return Measurement(qps, qps, qps, 0, 0, summary, Validity(tuple(reasons)))
+
+
+def measure_mm1(num_queries: int, qps: float) -> Measurement:
+    """An M/M/1 queue with 1 ms of mean service, by Lindley's recursion."""
+    rng = np.random.default_rng(8)
+    gaps = rng.standard_exponential(num_queries) / qps
+    service = rng.standard_exponential(num_queries) / 1000
+    steps = np.concatenate(([0.0], service[:-1] - gaps[1:]))
+    walk = np.cumsum(steps)
+    waiting = walk - np.minimum.accumulate(walk)
+    warm = num_queries // 10
+    reasons = ["unstable: more comes than goes"] if qps >= 1000 else []
+    return make_measurement(qps, (waiting + service)[warm:] * 1e9, reasons)
+
+
+def deterministic(capacity_qps: float):
+    """A system whose latency jumps over the limit at a known load, seen without noise."""
+
+    def measure(config, qps):
+        return make_measurement(qps, np.full(1000, 9 * MS if qps <= capacity_qps else 11 * MS))
+
+    return measure
+
+
+@pytest.mark.parametrize("start_qps", [10.0, 500.0, 690.0, 5000.0, 100_000.0])
+def test_mm1_capacity_is_inside_the_interval(start_qps):
+    capacity = find_capacity(measure_mm1, 100_000, SLA_10MS, start_qps=start_qps)
+    assert capacity.low_qps <= MM1_CAPACITY_QPS <= capacity.high_qps
+    assert capacity.capacity_qps == capacity.low_qps
+    assert capacity.capacity_qps == pytest.approx(MM1_CAPACITY_QPS, rel=0.06)
+    assert capacity.at.offered_qps == capacity.low_qps
+    assert capacity.invalid_reasons == ()
+    assert len(capacity.probes) < 25
+
+
+def test_a_shorter_measurement_claims_less_not_more():
+    long, short = (
+        find_capacity(measure_mm1, count, SLA_10MS, start_qps=100.0) for count in (100_000, 3_000)
+    )
+    assert short.low_qps < long.low_qps <= MM1_CAPACITY_QPS
+
+
+@pytest.mark.parametrize("truth", [0.9, 77.0, 12_345.0])
+@pytest.mark.parametrize("tolerance", [0.01, 0.1])
+def test_the_last_bracket_is_as_narrow_as_asked(truth, tolerance):
+    capacity = find_capacity(
+        deterministic(truth), None, SLA_10MS, start_qps=100.0, tolerance=tolerance
+    )
+    assert capacity.low_qps <= truth <= capacity.high_qps <= capacity.low_qps * (1 + tolerance)
+
+
+def test_an_sla_that_no_load_meets_is_a_result_with_the_floor():
+    capacity = find_capacity(deterministic(0.0), None, SLA_10MS, start_qps=100.0)
+    assert capacity.capacity_qps == 0.0
+    assert capacity.high_qps < 0.1
+    assert capacity.at.summary.percentile(95.0).value == 11 * MS
+    assert capacity.at.offered_qps == min(probe.qps for probe in capacity.probes)
+    assert len(capacity.probes) == 2
+
+
+def test_a_system_without_limit_ends_the_search():
+    capacity = find_capacity(deterministic(math.inf), None, SLA_10MS, start_qps=100.0)
+    assert capacity.high_qps == math.inf
+    assert capacity.low_qps == 100.0 * 2**20
+
+
+@pytest.mark.parametrize("truth", [60.0, 94.0, 100.0, 106.5, 190.0])
+def test_verification_finds_the_capacity_near_the_expected_one(truth):
+    capacity = verify_capacity(deterministic(truth), None, SLA_10MS, expected_qps=100.0)
+    assert capacity.low_qps <= truth <= capacity.high_qps
+    assert capacity.high_qps <= capacity.low_qps * 1.021
+    assert len(capacity.probes) <= 10
+
+
+def test_a_right_expectation_costs_few_probes():
+    capacity = verify_capacity(
+        deterministic(101.0), None, SLA_10MS, expected_qps=100.0, tolerance=0.06
+    )
+    assert [round(probe.qps) for probe in capacity.probes] == [100, 106]
+
+
+def test_verification_keeps_to_its_budget():
+    capacity = verify_capacity(
+        deterministic(0.0), None, SLA_10MS, expected_qps=100.0, num_probes_max=4
+    )
+    assert len(capacity.probes) == 4
+    assert capacity.capacity_qps == 0.0
+
+
+def test_verdicts_are_decided_on_confidence_bounds():
+    rng = np.random.default_rng(0)
+    around = rng.normal(10 * MS, MS, 2000)
+    assert judge_probe(make_measurement(1, around - 3 * MS), SLA_10MS) is Verdict.PASS
+    assert judge_probe(make_measurement(1, around), SLA_10MS) is Verdict.MISS
+    p95 = np.percentile(around, 95)
+    assert judge_probe(make_measurement(1, around - p95 + 10 * MS), SLA_10MS) is Verdict.UNDECIDED
+    unstable = make_measurement(1, around - 5 * MS, ["unstable: growing"])
+    assert judge_probe(unstable, SLA_10MS) is Verdict.MISS
+
+
+def test_lost_queries_miss_the_sla():
+    """Six in a hundred rejected: p95 is infinite however fast the others are."""
+    latency_ns = np.full(2000, 1.0 * MS)
+    latency_ns[::16] = np.inf
+    assert judge_probe(make_measurement(1, latency_ns), SLA_10MS) is Verdict.MISS
+
+
+def test_an_undecided_load_bounds_the_search_but_not_the_interval():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, MS, 2000)
+
+    def measure(config, qps):
+        shift = 5 * MS if qps <= 100 else 8.4 * MS if qps <= 150 else 30 * MS
+        return make_measurement(qps, shift + noise)
+
+    capacity = find_capacity(measure, None, SLA_10MS, start_qps=50.0)
+    assert capacity.low_qps <= 100
+    assert capacity.high_qps >= 150
+
+
+def test_reasons_of_the_deciding_probes_are_passed_on():
+    def measure(config, qps):
+        reasons = ["generator_late: by a lot"] if qps > 90 else ["too_short: by much"]
+        return make_measurement(qps, np.full(1000, 9 * MS if qps <= 100 else 11 * MS), reasons)
+
+    capacity = find_capacity(measure, None, SLA_10MS, start_qps=99.9, tolerance=1.5)
+    assert capacity.invalid_reasons == ("generator_late: by a lot",)
+
+
+@pytest.mark.parametrize(
+    "options", [{"start_qps": 0.0}, {"start_qps": math.inf}, {"start_qps": 1.0, "tolerance": 0.0}]
+)
+def test_find_refuses(options):
+    with pytest.raises(ConfigError):
+        find_capacity(deterministic(1.0), None, SLA_10MS, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"expected_qps": -1.0}, {"step": 1.0}, {"step": 3.0}, {"num_probes_max": 1}]
+)
+def test_verify_refuses(options):
+    with pytest.raises(ConfigError):
+        verify_capacity(deterministic(1.0), None, SLA_10MS, **({"expected_qps": 1.0} | options))

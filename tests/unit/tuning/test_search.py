@@ -1,0 +1,74 @@
+"""Hill climbing: both directions, patience, and what an interrupt leaves."""
+
+import numpy as np
+import pytest
+
+from tailrank.core.errors import ConfigError
+from tailrank.core.latency import LatencySummary
+from tailrank.core.measurement import Measurement, Validity
+from tailrank.tuning.capacity import Capacity
+from tailrank.tuning.search import BATCH_LADDER, hill_climb
+
+LADDER = (1, 2, 4, 8, 16, 32, 64, 128)
+AT = Measurement(1, 1, 1, 0, 0, LatencySummary.of(np.ones(1)), Validity())
+
+
+def make_evaluate(scores: dict[int, float]):
+    return lambda value: Capacity(scores[value], scores[value] * 1.01, (), AT)
+
+
+def test_climbs_to_the_top_from_either_side():
+    scores = dict(zip(LADDER, (1, 2, 3, 9, 5, 4, 3, 2), strict=True))
+    for start in LADDER:
+        result = hill_climb(make_evaluate(scores), LADDER, start=start, patience=1)
+        assert (result.best.value, result.interrupted) == (8, False)
+
+
+def test_stops_after_worse_neighbours():
+    scores = dict(zip(LADDER, (99, 1, 1, 2, 9, 8, 7, 99), strict=True))
+    result = hill_climb(make_evaluate(scores), LADDER, start=16, patience=2)
+    assert [point.value for point in result.points] == [16, 8, 4, 32, 64]
+    assert result.best.value == 16
+
+
+def test_patience_steps_over_a_dip():
+    """DeepRecSched stops at the first batch size that is worse."""
+    scores = dict(zip(LADDER, (1, 2, 12, 8, 9, 8, 7, 6), strict=True))
+    assert hill_climb(make_evaluate(scores), LADDER, start=16, patience=1).best.value == 16
+    assert hill_climb(make_evaluate(scores), LADDER, start=16, patience=2).best.value == 4
+
+
+def test_an_interrupt_keeps_the_best_so_far():
+    def evaluate(value):
+        if value == 4:
+            raise KeyboardInterrupt
+        return Capacity(100.0 - value, 100.0, (), AT)
+
+    seen = []
+    result = hill_climb(evaluate, LADDER, start=16, on_point=seen.append)
+    assert result.interrupted
+    assert result.best.value == 8
+    assert [point.value for point in result.points] == [16, 8]
+    assert tuple(seen) == result.points
+
+
+def test_an_interrupt_before_the_first_point():
+    def evaluate(value):
+        raise KeyboardInterrupt
+
+    result = hill_climb(evaluate, LADDER, start=1)
+    assert (result.best, result.points, result.interrupted) == (None, (), True)
+
+
+def test_the_batch_ladder_holds_the_published_one():
+    assert {512, 384, 256, 192, 128, 96, 64, 48, 32} <= set(BATCH_LADDER)
+    assert list(BATCH_LADDER) == sorted(BATCH_LADDER)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "options"),
+    [((2, 1), {"start": 1}), (LADDER, {"start": 3}), (LADDER, {"start": 1, "patience": 0})],
+)
+def test_refuses(ladder, options):
+    with pytest.raises(ConfigError):
+        hill_climb(make_evaluate({}), ladder, **options)
