@@ -31,7 +31,10 @@ def queries_needed(percentile: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A percentile in ns and its 95 % confidence interval; `inf` where the sample sets no bound."""
+    """A value (a percentile in ns, or a fraction) and its 95 % confidence interval.
+
+    A bound of `inf` means that the sample sets none.
+    """
 
     value: float
     low: float
@@ -101,6 +104,30 @@ class LatencySummary:
         bounded = high_rank <= count and effective >= queries_needed(percentile)
         high = float(self.sorted_ns[high_rank - 1]) if bounded else math.inf
         return Estimate(value, low, high)
+
+    def fraction_above(self, limit_ns: float) -> Estimate:
+        """The fraction of queries slower than a limit, with its 95 % confidence interval.
+
+        An SLA is decided here and not on the percentile's interval: "p95 <= limit" says that at
+        most 5 % of queries are above the limit, and a run that is far inside shows that with few
+        independent queries, while the percentile itself would need many to be bounded.
+
+        The interval is Wilson's (JASA 1927), on as many queries as the batch means of the indicator
+        "above the limit" leave independent.
+
+        Raises:
+            ConfigError: there is no query.
+        """
+        count = self.num_queries
+        if count == 0:
+            raise ConfigError("num_queries", 0, "at least one query")
+        value = float((self.sorted_ns > limit_ns).mean())
+        effective = max(1.0, count / self._variance_inflation(limit_ns))
+        shrink = 1.0 + _Z**2 / effective
+        center = (value + _Z**2 / (2.0 * effective)) / shrink
+        spread = math.sqrt(value * (1.0 - value) / effective + (_Z / (2.0 * effective)) ** 2)
+        half_width = _Z * spread / shrink
+        return Estimate(value, max(0.0, center - half_width), min(1.0, center + half_width))
 
     def _variance_inflation(self, value: float) -> float:
         """Variance of the share above `value`, as batch means show it, over the independent one."""

@@ -59,14 +59,13 @@ def _too_short(summary: LatencySummary, sla: SLA) -> str | None:
             f"too_short: {summary.num_queries} queries after the warm-up; "
             f"p{sla.percentile:g} needs {needed}"
         )
-    estimate = summary.percentile(sla.percentile)
-    if math.isfinite(estimate.value) and math.isinf(estimate.high):
-        unanswered_fraction = summary.num_unanswered / summary.num_queries
-        if unanswered_fraction < (1.0 - sla.percentile / 100.0) / 2.0:
-            return (
-                f"too_short: {summary.num_queries} queries after the warm-up follow each other so "
-                f"closely that they do not bound p{sla.percentile:g} from above"
-            )
+    slow, allowed = summary.fraction_above(sla.latency_ns), 1.0 - sla.percentile / 100.0
+    bounded = math.isfinite(summary.percentile(sla.percentile).high)
+    if slow.low <= allowed < slow.high and not bounded:
+        return (
+            f"too_short: {summary.num_queries} queries after the warm-up follow each other so "
+            f"closely that they do not decide whether {sla} is kept"
+        )
     return None
 
 

@@ -38,8 +38,7 @@ class Probe:
     Args:
         qps: offered load.
         measurement: what was seen.
-        verdict: `pass` if the percentile's whole confidence interval is inside the limit, `miss` if
-            it is all outside or the run was unstable, `undecided` otherwise.
+        verdict: see `judge_probe`.
     """
 
     qps: float
@@ -88,12 +87,16 @@ class Capacity:
 
 
 def judge_probe(measurement: Measurement, sla: SLA) -> Verdict:
-    """Hold a measurement against the SLA, on the percentile's confidence bounds."""
-    estimate = measurement.summary.percentile(sla.percentile)
+    """Hold a measurement against the SLA: is the allowed fraction of slow queries kept for certain?
+
+    Decided on the confidence bounds of the fraction above the limit.
+    """
+    slow = measurement.summary.fraction_above(sla.latency_ns)
+    allowed = 1.0 - sla.percentile / 100.0
     unstable = any(reason.startswith("unstable") for reason in measurement.validity.reasons)
-    if unstable or estimate.low > sla.latency_ns:
+    if unstable or slow.low > allowed:
         return Verdict.MISS
-    return Verdict.PASS if estimate.high <= sla.latency_ns else Verdict.UNDECIDED
+    return Verdict.PASS if slow.high <= allowed else Verdict.UNDECIDED
 
 
 def find_capacity(

@@ -90,3 +90,35 @@ def test_percentile_out_of_range(percentile):
 def test_no_query_has_no_percentile():
     with pytest.raises(ConfigError):
         LatencySummary.of(np.empty(0)).percentile(50.0)
+
+
+def test_the_fraction_above_a_limit_is_bounded_by_few_queries_far_inside_it():
+    """Where the percentile has no upper bound, the SLA can still be decided."""
+    fast = LatencySummary.of(np.full(100, 1e6))
+    estimate = fast.fraction_above(10e6)
+    assert (estimate.value, estimate.low) == (0.0, 0.0)
+    assert 0.03 < estimate.high < 0.04  # Wilson: z^2 / (n + z^2)
+
+
+def test_a_limit_is_met_by_what_equals_it_and_missed_by_what_never_came():
+    summary = LatencySummary.of(np.array([10.0] * 90 + [math.inf] * 10))
+    assert summary.fraction_above(10.0).value == pytest.approx(0.1)
+
+
+def test_the_interval_of_the_fraction_covers_the_truth():
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(400):
+        estimate = LatencySummary.of(rng.exponential(size=1000)).fraction_above(3.0)
+        covered += estimate.low <= math.exp(-3.0) <= estimate.high
+    assert 0.92 <= covered / 400 <= 0.99
+
+
+def test_one_long_excursion_counts_as_one():
+    latency = np.full(2000, 1.0)
+    latency[500:600] = 50.0
+    scattered = np.random.default_rng(0).permutation(latency)
+    together = LatencySummary.of(latency).fraction_above(10.0)
+    apart = LatencySummary.of(scattered).fraction_above(10.0)
+    assert together.value == apart.value
+    assert together.high - together.low > 4 * (apart.high - apart.low)
