@@ -122,6 +122,11 @@ class CpuRanker:
         self._embed = ArenaTables(model.tables)
         self._model = _with_packed_layers(model, self.dense_backend, dtype).eval()
 
+    @property
+    def packed_stacks(self) -> list[PackedMLP]:
+        """The packed layers, for those who count their arithmetic."""
+        return [stack for stack in self._model.children() if isinstance(stack, PackedMLP)]
+
     def rank(self, batch: FeatureBatch) -> Tensor:
         """Probabilities (B,), float32. Raises ConfigError for an id outside its table."""
         with torch.inference_mode():
