@@ -44,7 +44,7 @@ def policy_cells(row: PolicyRow) -> tuple[str, ...]:
         number(row.latency_ms_p99),
         number(row.latency_ms_max),
         "-" if row.simulated_qps is None else number(row.simulated_qps),
-        "-" if row.ratio is None else f"{row.ratio:.2f}x",
+        "-" if row.ratio is None or math.isinf(row.ratio) else f"{row.ratio:.2f}x",
     )
 
 
