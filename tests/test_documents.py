@@ -37,11 +37,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 COMMANDS = commands()
-CHEAP = [
-    (name, text)
-    for name, text in COMMANDS
-    if text.startswith("tailrank") and ("--quick" in text or text == "tailrank doctor")
-]
+CHEAP = sorted({text for _, text in COMMANDS if re.match(r"tailrank (.* --quick\b|doctor$)", text)})
 
 
 def test_the_documents_show_commands() -> None:
@@ -59,9 +55,9 @@ def test_a_command_exists_with_these_options(name: str, text: str) -> None:
         build_app().parse_args(words, exit_on_error=False, print_error=False)
 
 
-@pytest.mark.parametrize(("name", "text"), CHEAP, ids=[f"{n}: {t}" for n, t in CHEAP])
+@pytest.mark.parametrize("text", CHEAP)
 def test_a_cheap_command_runs_as_shown(
-    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(text, comments=True)[1:]) == 0

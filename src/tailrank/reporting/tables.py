@@ -50,12 +50,11 @@ def policy_cells(row: PolicyRow) -> tuple[str, ...]:
 
 def service_time_table(profile: ServiceTimeTable) -> Table:
     """Service times in ms of one part by its items, for each number of busy workers."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    table.title = f"service time in ms on {profile.device}, by items and busy workers"
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("items", justify="right")
     workers = profile.axes["busy_workers"]
     for num_busy in workers:
-        table.add_column(f"{num_busy:g} busy", justify="right")
+        table.add_column(f"ms, {num_busy:g} busy", justify="right")
     ids_per_item = profile.axes["ids_per_item"][-1]  # the dearest, where there are several
     least_parts = int(profile.axes["num_parts"][0])
     for num_items in profile.axes["num_items"]:

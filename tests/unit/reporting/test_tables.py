@@ -6,11 +6,13 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from tailrank.core.service_time import ServiceTimeTable
 from tailrank.reporting.report_data import PolicyRow
-from tailrank.reporting.tables import POLICY_HEADINGS, number, policy_table
+from tailrank.reporting.tables import POLICY_HEADINGS, number, policy_table, service_time_table
 
 BASELINE = PolicyRow(
     policy="static baseline",
@@ -25,10 +27,10 @@ BASELINE = PolicyRow(
 
 
 def rendered(*rows: PolicyRow) -> str:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    with console.file:
+    console = Console(width=80)
+    with console.capture() as capture:
         console.print(policy_table(rows))
-    return console.export_text()
+    return capture.get()
 
 
 def test_the_table_shows_each_figure_with_its_unit() -> None:
@@ -46,6 +48,25 @@ def test_the_table_shows_each_figure_with_its_unit() -> None:
 def test_the_table_fits_an_80_column_terminal() -> None:
     tuned = replace(BASELINE, capacity_qps=123_456.0, capacity_items_per_s=9_999_999.0, ratio=12.3)
     assert "…" not in rendered(tuned)
+
+
+def test_service_times_are_shown_in_ms_by_items_and_busy_workers() -> None:
+    profile = ServiceTimeTable(
+        device="cpu",
+        axes={
+            "num_parts": (1.0,),
+            "num_items": (1.0, 1000.0),
+            "ids_per_item": (26.0,),
+            "busy_workers": (1.0, 2.0),
+        },
+        median_ns=np.array([1e5, 2e5, 3e6, 4.25e6]).reshape(1, 2, 1, 2),
+        spread=np.array([1.0]),
+    )
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(service_time_table(profile))
+    rows = [line.split() for line in capture.get().splitlines()]
+    assert rows[1:] == [["1", "0.1", "0.2"], ["1,000", "3", "4.25"]]
 
 
 @pytest.mark.parametrize(
