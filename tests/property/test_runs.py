@@ -27,6 +27,7 @@ def policies(draw) -> PolicyConfig:
     return PolicyConfig(
         policy=policy,
         batch_items_max=draw(st.integers(1, 40)),
+        batch_parts_max=draw(st.integers(1, 8)),
         delay_max_ns=delay,
         queue_items_max=draw(st.sampled_from([1, 30, 100, 1_000_000])),
     )
@@ -79,9 +80,10 @@ def check_accounts(schedule: list[Query], scorer: Scorer, result: RunResult) -> 
 
 
 def check_devices(result: RunResult, policy: PolicyConfig) -> None:
-    """No worker runs two batches at once; no batch is over the limit."""
+    """No worker runs two batches at once; no batch is over its limits."""
     batches = result.batches
     assert (batches.num_items <= policy.batch_items_max).all()
+    assert (batches.num_parts <= policy.batch_parts_max).all()
     for slot in range(result.num_workers):
         mine = batches.slot == slot
         assert (batches.started_ns[mine][1:] >= batches.done_ns[mine][:-1]).all()

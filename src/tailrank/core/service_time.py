@@ -87,18 +87,41 @@ class ServiceTimeTable:
         if len(ids_axis) == 1 and abs(ids_per_item - ids_axis[0]) <= 1.0:
             ids_per_item = ids_axis[0]
         point = (float(num_parts), float(num_items), ids_per_item, float(busy_workers))
-        corners = [self._bracket(name, value) for name, value in zip(AXES, point, strict=True)]
-        total = 0.0
-        for choice in product(*corners):
-            weight = 1.0
-            for _, share in choice:
-                weight *= share
-            total += weight * float(self.median_ns[tuple(index for index, _ in choice)])
+        parts, items, *rest = [
+            self._bracket(name, value) for name, value in zip(AXES, point, strict=True)
+        ]
+        total = self._weigh([(p[0], n[0], p[1] * n[1]) for p, n in product(parts, items)], rest)
+        if total != total and len(parts) == len(items) == 2 and parts[1][1] <= items[1][1]:
+            # The corner of more parts than items cannot exist, but the triangle of the other three
+            # holds this point: interpolate on the plane through them.
+            (fewer, _), (more, part_share) = parts
+            (small, _), (large, item_share) = items
+            total = self._weigh(
+                [
+                    (fewer, small, 1.0 - item_share),
+                    (fewer, large, item_share - part_share),
+                    (more, large, part_share),
+                ],
+                rest,
+            )
         if total != total:
             raise OutsideProfile(
                 f"no service time was measured for {num_parts} parts with {num_items} items"
             )
         return round(total) + self.overhead_ns
+
+    def _weigh(
+        self,
+        corners: list[tuple[int, int, float]],
+        rest: list[tuple[tuple[int, float], ...]],
+    ) -> float:
+        """Weighted sum over corners of the first two axes and brackets of the others."""
+        total = 0.0
+        for part, item, weight in corners:
+            for (ids, ids_share), (busy, busy_share) in product(*rest):
+                median_ns = float(self.median_ns[part, item, ids, busy])
+                total += weight * ids_share * busy_share * median_ns
+        return total
 
     def _bracket(self, name: str, value: float) -> tuple[tuple[int, float], ...]:
         """The one or two grid indices around `value` with their weights."""

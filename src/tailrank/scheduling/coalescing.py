@@ -11,20 +11,30 @@ from tailrank.scheduling.part_queue import PartQueue
 class CoalescingScheduler:
     """First in, first out; a batch takes as many waiting parts as fit into it.
 
-    A batch is full when the next part in line does not fit; a full batch starts as soon as a worker
-    is free. A batch that could still grow starts when its oldest query has waited `delay_max_ns`
-    since its scheduled arrival. A query that fits into one batch is never cut, because each part
-    repeats the user's work and the last part sets the latency. A batch holds one model's parts.
+    A batch is full when it has `batch_parts_max` parts or the next in line does not fit; a full
+    batch starts as soon as a worker is free. A batch that could still grow starts when its oldest
+    query has waited `delay_max_ns` since its scheduled arrival. A query that fits into one batch is
+    never cut, because each part repeats the user's work and the last part sets the latency. A batch
+    holds one model's parts.
 
     Args:
         batch_items_max: most items of a batch.
+        batch_parts_max: most parts of a batch.
         queue_items_max: most items that may wait.
         delay_max_ns: longest time a query may wait for company while a worker is free.
     """
 
-    def __init__(self, *, batch_items_max: int, queue_items_max: int, delay_max_ns: int) -> None:
+    def __init__(
+        self,
+        *,
+        batch_items_max: int,
+        batch_parts_max: int,
+        queue_items_max: int,
+        delay_max_ns: int,
+    ) -> None:
         self._queue = PartQueue(batch_items_max, queue_items_max)
         self._batch_items_max = batch_items_max
+        self._batch_parts_max = batch_parts_max
         self._delay_max_ns = delay_max_ns
         self._free_slots: list[int] = []
         self._num_batches = 0
@@ -80,4 +90,6 @@ class CoalescingScheduler:
             if part.num_items > room or part.query.model != model:
                 return position, True
             room -= part.num_items
-        return len(self._queue.parts), room == 0
+            if room == 0 or position + 1 == self._batch_parts_max:
+                return position + 1, True
+        return len(self._queue.parts), False

@@ -18,6 +18,8 @@ class PolicyConfig:
     Args:
         policy: a name in `POLICIES`.
         batch_items_max: most items of a batch, >= 1.
+        batch_parts_max: most parts of a batch, >= 1. Each part brings its user's work, so that the
+            price of a batch grows with them; the service-time table must have measured as many.
         delay_max_ns: longest wait for company while a worker is free, >= 0; 0 under `static`,
             which never waits.
         queue_items_max: most items that may wait for a worker, >= 1; a query beyond is rejected.
@@ -28,13 +30,14 @@ class PolicyConfig:
 
     policy: str
     batch_items_max: int
+    batch_parts_max: int = 8
     delay_max_ns: int = 0
     queue_items_max: int = 1_000_000
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigError("policy", self.policy, " or ".join(sorted(POLICIES)))
-        for name in ("batch_items_max", "queue_items_max"):
+        for name in ("batch_items_max", "batch_parts_max", "queue_items_max"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "a whole number from 1")
         if self.delay_max_ns < 0:
@@ -52,6 +55,7 @@ def _static(config: PolicyConfig) -> Scheduler:
 def _coalescing(config: PolicyConfig) -> Scheduler:
     return CoalescingScheduler(
         batch_items_max=config.batch_items_max,
+        batch_parts_max=config.batch_parts_max,
         queue_items_max=config.queue_items_max,
         delay_max_ns=config.delay_max_ns,
     )

@@ -51,6 +51,17 @@ def test_refuses_a_point_that_nobody_measured():
         make_table().lookup_ns(2, 5, 40, 1)
 
 
+def test_interpolates_beside_a_corner_that_cannot_exist():
+    """3 parts with 3 items lie between (2, 2), (2, 4) and (4, 4); (4, 2) cannot be."""
+    axes = AXES | {"num_parts": (2.0, 4.0), "num_items": (2.0, 4.0)}
+    median_ns = np.array([[2200.0, 2300.0], [np.nan, 4300.0]])[:, :, None, None]
+    table = make_table(axes=axes, median_ns=np.repeat(median_ns, 2, axis=3))
+    assert table.lookup_ns(3, 3, 24, 1) == 3250
+    assert table.lookup_ns(3, 4, 32, 2) == 3300
+    with pytest.raises(OutsideProfile, match="4 parts with 3 items"):
+        table.lookup_ns(4, 3, 24, 1)
+
+
 def test_a_single_ids_point_stands_for_one_id_more_or_less():
     assert make_table().lookup_ns(1, 10, 85, 1) == make_table().lookup_ns(1, 10, 80, 1)
 

@@ -10,7 +10,10 @@ def make_query(query_id: int, num_items: int, scheduled_ns: int = 0, model: str 
 
 def make_scheduler(delay_max_ns: int = 50) -> CoalescingScheduler:
     return CoalescingScheduler(
-        batch_items_max=100, queue_items_max=10_000, delay_max_ns=delay_max_ns
+        batch_items_max=100,
+        batch_parts_max=4,
+        queue_items_max=10_000,
+        delay_max_ns=delay_max_ns,
     )
 
 
@@ -36,6 +39,15 @@ def test_exactly_full_starts_at_once():
     scheduler.on_query(make_query(0, 60), 0)
     assert contents(scheduler.on_query(make_query(1, 40), 1)) == [[(0, 60), (1, 40)]]
     assert scheduler.next_deadline_ns() is None
+
+
+def test_a_batch_has_a_bounded_number_of_parts():
+    scheduler = make_scheduler()
+    scheduler.on_workers((0,), 0)
+    for query_id in range(3):
+        assert scheduler.on_query(make_query(query_id, 1), 0).start == ()
+    started = scheduler.on_query(make_query(3, 1), 1)
+    assert contents(started) == [[(0, 1), (1, 1), (2, 1), (3, 1)]]
 
 
 def test_the_delay_limit_counts_from_scheduled_arrival():

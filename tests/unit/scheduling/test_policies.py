@@ -22,6 +22,7 @@ def test_build(policy, kind):
     [
         ("policy", {"policy": "magic"}),
         ("batch_items_max", {"batch_items_max": 0}),
+        ("batch_parts_max", {"batch_parts_max": 0}),
         ("queue_items_max", {"queue_items_max": 0}),
         ("delay_max_ns", {"policy": "coalescing", "delay_max_ns": -1}),
         ("delay_max_ns", {"policy": "static", "delay_max_ns": 1}),

@@ -1,0 +1,171 @@
+"""What the event loop costs: Python per batch with a null ranker, and simulated events.
+
+Also the measurement behind the live defaults: latency of a NumPy-heavy ranker under several of
+Python's switch intervals, and with the garbage collector on and off. Rounds are interleaved; each
+figure is the median over rounds with the order-statistics interval that covers it at 95 % or more.
+
+    python benchmarks/bench_loop.py [--quick] [--json PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binom
+
+from tailrank.core.latency import LatencySummary
+from tailrank.core.query import Batch
+from tailrank.reporting.result import Result, to_json, write_result
+from tailrank.runtime.live import LiveConfig, available_workers, run_live
+from tailrank.runtime.virtual import simulate
+from tailrank.scheduling.policies import PolicyConfig
+from tailrank.workload.schedule import WorkloadConfig, draw_schedule
+
+SEED = 0
+NULL_BATCHES = 5000
+SIMULATED_QUERIES = 20_000
+SWITCH_INTERVALS_S = {"5ms": 5e-3, "1ms": 1e-3, "100us": 1e-4, "50us": 5e-5}
+BUSY_STEPS, BUSY_ELEMENTS = 30, 40_000  # about 1 ms: as many native calls as a small DLRM makes
+ONE_BY_ONE = PolicyConfig(policy="static", batch_items_max=1)
+POLICIES = {
+    "static": PolicyConfig(policy="static", batch_items_max=256),
+    "coalescing": PolicyConfig(policy="coalescing", batch_items_max=256, delay_max_ns=1_000_000),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rounds = 5 if arguments.quick else 15
+    seen: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        measure_null_ranker(seen)
+        measure_simulation(seen)
+        measure_interpreter_settings(seen, seconds=0.5 if arguments.quick else 3.0)
+    result = Result(
+        command="bench_loop",
+        config={
+            "rounds": rounds,
+            "null_batches": NULL_BATCHES,
+            "simulated_queries": SIMULATED_QUERIES,
+            "workers": available_workers(),
+        },
+        seed=SEED,
+        metrics={name: float(np.median(values)) for name, values in seen.items()},
+        intervals={name: median_interval(values) for name, values in seen.items()},
+    )
+    if arguments.json:
+        write_result(arguments.json, result)
+    print(to_json(result))
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The narrowest symmetric pair of order statistics that covers the median at 95 %."""
+    count = len(values)
+    rank = int(binom.ppf(0.025, count, 0.5))  # 0-based; 0 where there are too few rounds
+    ordered = sorted(values)
+    return ordered[max(0, rank - 1)], ordered[min(count - 1, count - rank)]
+
+
+def measure_null_ranker(seen: dict[str, list[float]]) -> None:
+    """Everything is due at once, so the workers never wait and their time is the loop's."""
+    schedule = draw_schedule(WorkloadConfig(sizes="fixed:1"), qps=1e9, num_queries=NULL_BATCHES)
+
+    def run_nothing(batch: Batch) -> tuple[None, ...]:
+        return (None,) * len(batch.parts)
+
+    for num_workers in sorted({1, available_workers()}):
+        result = run_live(schedule, ONE_BY_ONE, num_workers=num_workers, run_batch=run_nothing)
+        done_ns = result.batches.done_ns
+        overhead_us = (done_ns[-1] - done_ns[0]) / 1e3 / (len(done_ns) - 1)
+        name = "loop.overhead_us_per_batch"
+        seen[name if num_workers == 1 else f"{name}_{num_workers}_workers"].append(overhead_us)
+
+
+def measure_simulation(seen: dict[str, list[float]]) -> None:
+    """A busy queue of production sizes, drawn beforehand."""
+    schedule = draw_schedule(
+        WorkloadConfig(sizes="production"), qps=500.0, num_queries=SIMULATED_QUERIES
+    )
+    for name, policy in POLICIES.items():
+        steps = _StepCounter()
+        options = {
+            "num_workers": 2,
+            "service_time_ns": lambda batch, busy: 10_000 * batch.num_items,
+        }
+        simulate(schedule, policy, journal=steps, **options)
+        started = time.perf_counter()
+        simulate(schedule, policy, **options)
+        elapsed_s = time.perf_counter() - started
+        metric = "simulation.events_per_s"
+        seen[metric if name == "static" else f"{metric}_{name}"].append(steps.count / elapsed_s)
+
+
+class _StepCounter:
+    """A journal that only counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def record(self, event: object, now_ns: int, decision: object) -> None:
+        """One more step."""
+        self.count += 1
+
+
+def measure_interpreter_settings(seen: dict[str, list[float]], seconds: float) -> None:
+    """Latency of NumPy-heavy batches at 30 % load, all workers, by interpreter setting."""
+    num_workers = available_workers()
+    run_batch, batch_ns = make_numpy_ranker(num_workers)
+    qps = 0.3 * num_workers * 1e9 / batch_ns
+    schedule = draw_schedule(
+        WorkloadConfig(sizes="fixed:1"), qps=qps, num_queries=max(500, round(qps * seconds))
+    )
+    settings = {
+        f"switch_interval_{name}": LiveConfig(switch_interval_s=interval_s)
+        for name, interval_s in SWITCH_INTERVALS_S.items()
+    }
+    settings["garbage_collection"] = LiveConfig(collect_garbage=True)
+    for name, config in settings.items():
+        result = run_live(
+            schedule, ONE_BY_ONE, num_workers=num_workers, run_batch=run_batch, config=config
+        )
+        service_ms = result.service_time_ns.mean() / 1e6
+        seen[f"{name}.service_ms_mean"].append(service_ms)
+        summary = LatencySummary.of(result.latency_ns[len(schedule) // 10 :])
+        for percentile in (50, 99):
+            latency_ms = summary.percentile(percentile).value / 1e6
+            seen[f"{name}.latency_ms_p{percentile}"].append(latency_ms)
+
+
+def make_numpy_ranker(num_workers: int) -> tuple[Callable[[Batch], list[None]], float]:
+    """Batches of short native calls that let go of the interpreter lock, and their time alone."""
+    rng = np.random.default_rng(SEED)
+    buffers = [(rng.random(BUSY_ELEMENTS), np.empty(BUSY_ELEMENTS)) for _ in range(num_workers)]
+
+    def work(slot: int) -> None:
+        source, target = buffers[slot]
+        for _ in range(BUSY_STEPS):
+            np.sqrt(source, out=target)
+
+    times_ns = []
+    for _ in range(50):
+        started = time.perf_counter_ns()
+        work(0)
+        times_ns.append(time.perf_counter_ns() - started)
+
+    def run_batch(batch: Batch) -> list[None]:
+        work(batch.slot)
+        return [None] * len(batch.parts)
+
+    return run_batch, float(np.median(times_ns))
+
+
+if __name__ == "__main__":
+    main()
