@@ -235,6 +235,7 @@ def _style(figure: go.Figure) -> None:
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
         hovermode="closest",
         dragmode=False,
+        showlegend=True,
     )
     figure.update_xaxes(automargin=True, fixedrange=True, zeroline=False, showgrid=False)
     figure.update_yaxes(automargin=True, fixedrange=True, zeroline=False, showgrid=True)

@@ -34,7 +34,8 @@ def headline(result: Result, columns: ReportData) -> Headline:
     bound = str(sla).replace(" ", "\N{NO-BREAK SPACE}") if sla is not None else "the SLA"
     figures = _capacity_figures(result, columns) + _quality_figures(result)
     capacity = metrics.get("tuned.capacity_qps")
-    if capacity == 0:
+    simulated = metrics.get("tuned.simulated_capacity_qps")
+    if capacity == 0 or (capacity is None and simulated == 0):
         return Headline(f"No batch size keeps {bound} on this host.", tuple(figures[:3]))
     if capacity is not None:
         items = metrics.get("tuned.capacity_items_per_s")
@@ -44,7 +45,6 @@ def headline(result: Result, columns: ReportData) -> Headline:
         ratio = _ratio(result)
         sentence += f": {ratio:.2f}x the static baseline." if ratio is not None else "."
         return Headline(sentence, tuple(figures[:3]))
-    simulated = metrics.get("tuned.simulated_capacity_qps")
     if simulated is not None:
         sentence = f"Simulated, this host ranks {number(simulated)} queries/s and keeps {bound}; "
         return Headline(sentence + "not measured live.", tuple(figures[:3]))
@@ -61,6 +61,8 @@ def _capacity_figures(result: Result, columns: ReportData) -> list[Figure]:
     metrics, figures = result.metrics, []
     if (capacity := metrics.get("tuned.capacity_qps")) is not None:
         figures.append(Figure(number(capacity), "queries/s", "capacity inside the SLA, live"))
+    elif (simulated := metrics.get("tuned.simulated_capacity_qps")) is not None:
+        figures.append(Figure(number(simulated), "queries/s", "capacity inside the SLA, simulated"))
     sla = columns.sla
     name = f"tuned.latency_ms_p{sla.percentile:g}" if sla is not None else "tuned.latency_ms_p95"
     if (latency := metrics.get(name)) is not None:

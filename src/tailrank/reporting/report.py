@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
@@ -79,9 +81,10 @@ def render(result: Result, columns: ReportData, name: str) -> str:
         sections=sections(result, columns),
         headings=POLICY_HEADINGS,
         rows=[policy_cells(row) for row in columns.table],
+        simulated_only=any(row.policy.endswith("*") for row in columns.table),
         sla=columns.sla,
-        config=_pretty(result.config),
-        host=_pretty(result.host),
+        config="\n".join(_lines(result.config)),
+        host="\n".join(_lines(result.host)),
         record=to_json(result),
         plotly_js=get_plotlyjs(),
     )
@@ -138,6 +141,10 @@ def sections(result: Result, columns: ReportData) -> list[Section]:
     return found
 
 
-def _pretty(record: object) -> str:
-    """A record as people read it."""
-    return json.dumps(record, indent=2, ensure_ascii=False, default=str)
+def _lines(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A nested record as lines `outer.inner = value`, which are shorter than indented JSON."""
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            yield from _lines(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name} = {json.dumps(value, ensure_ascii=False, default=str)}"

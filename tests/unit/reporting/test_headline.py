@@ -25,8 +25,10 @@ def test_a_tuned_run_leads_with_capacity() -> None:
 
 
 def test_an_sla_that_nothing_meets_is_said_plainly() -> None:
-    missed = replace(full_result(), metrics=METRICS | {"tuned.capacity_qps": 0.0})
-    assert "No batch size keeps" in headline(missed, full_columns()).sentence
+    live = replace(full_result(), metrics=METRICS | {"tuned.capacity_qps": 0.0})
+    simulated = replace(full_result(), metrics={"tuned.simulated_capacity_qps": 0.0})
+    for missed in (live, simulated):
+        assert "No batch size keeps" in headline(missed, full_columns()).sentence
 
 
 def test_a_simulated_capacity_is_not_passed_off_as_measured() -> None:

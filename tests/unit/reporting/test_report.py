@@ -106,3 +106,9 @@ def test_a_folder_without_a_result_is_refused_and_nothing_is_written(tmp_path: P
     with pytest.raises(DataError, match=r"result\.json"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_shown_one_per_line() -> None:
+    result = replace(full_result(), config={"tune": {"sla": "p95=10ms", "layers": [64, 1]}})
+    text = render(result, ReportData(), "tuned")
+    assert "tune.sla = &#34;p95=10ms&#34;\ntune.layers = [64, 1]" in text
