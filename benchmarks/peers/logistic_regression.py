@@ -1,6 +1,6 @@
 """Logistic regression on hashed one-hot features of the Criteo log: the bar a network must clear.
 
-Each category and each bucket of an integer, floor(log(1 + x) ** 2), is one column of a hashed
+Each category and each bucket of an integer, 2 + floor(ln(x) ** 2), is one column of a hashed
 one-hot row (source of the buckets: the winning entry of the Criteo Kaggle contest, 3 Idiots).
 Fitted by L-BFGS with an L2 penalty. Knows nothing of tailrank but its reader.
 """
@@ -15,9 +15,10 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from tailrank.data.criteo_file import NUM_CATEGORIES, NUM_DENSE, CriteoFile
+from tailrank.data.criteo_file import NUM_VALUES, CriteoFile
 
-_NUM_COLUMNS = 1 << 20
+_COLUMN_BITS = 18
+_NUM_COLUMNS = 1 << _COLUMN_BITS
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing, Knuth, TAOCP 6.4
 
 
@@ -33,12 +34,10 @@ def read_hashed(path: Path) -> HashedRows:
     """All rows of a Criteo file."""
     columns, labels = [], []
     for rows in CriteoFile(path).blocks():
-        bucket = np.floor(rows.dense_BN.astype(np.float64) ** 2).astype(np.uint64)
-        missing = (rows.missing_B[:, None] >> np.arange(NUM_CATEGORIES, dtype=np.uint32)) & 1
-        category = rows.category_BF.astype(np.uint64) + (missing.astype(np.uint64) << np.uint64(32))
-        values = np.concatenate([bucket, category], axis=1)
-        field = np.arange(NUM_DENSE + NUM_CATEGORIES, dtype=np.uint64) << np.uint64(40)
-        columns.append(((values + field + np.uint64(1)) * _MULTIPLIER) >> np.uint64(44))
+        field = np.arange(NUM_VALUES, dtype=np.uint64)
+        missing = (rows.missing_B[:, None] >> field) & np.uint64(1)
+        values = rows.category_BF + (missing << np.uint64(32)) + (field << np.uint64(40))
+        columns.append(((values + np.uint64(1)) * _MULTIPLIER) >> np.uint64(64 - _COLUMN_BITS))
         labels.append(rows.label_B)
     column = np.concatenate(columns).astype(np.int64)
     indptr = np.arange(len(column) + 1) * column.shape[1]

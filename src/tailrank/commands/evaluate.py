@@ -70,6 +70,7 @@ def open_for(artifact: Path, record: ArtifactRecord, data: str) -> Dataset:
     dataset = open_dataset(
         data,
         embedding_dim=record.config.spec.tables[0].embedding_dim,
+        integer_buckets=record.training["recipe"]["integer_buckets"],
         vocabulary=_vocabulary(artifact, record) if kind == "criteo" else None,
     )
     if dataset.spec != record.config.spec:

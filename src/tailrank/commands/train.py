@@ -45,6 +45,7 @@ def train(
     top_mlp: str | None = None,
     interaction: Literal["dot", "cat"] | None = None,
     min_count: int | None = None,
+    integer_buckets: Annotated[bool | None, Parameter(negative="--no-integer-buckets")] = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -79,6 +80,7 @@ def train(
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
         min_count: Categories seen fewer times count as unknown.
+        integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
         seed: Of weights and row order.
         resume: Continue an interrupted run with the same settings.
         overwrite: Replace what is in OUT.
@@ -99,6 +101,7 @@ def train(
         top_mlp=_widths("--top-mlp", top_mlp),
         interaction=interaction,
         min_count=min_count,
+        integer_buckets=integer_buckets,
         training=_changed(
             RECIPES[kind].training,
             epochs=epochs,
@@ -123,6 +126,7 @@ def train(
         data,
         embedding_dim=recipe.embedding_dim,
         min_count=recipe.min_count,
+        integer_buckets=recipe.integer_buckets,
         scratch=out.parent,
     )
     needed = recipe.bytes_needed(dataset.spec)

@@ -1,11 +1,11 @@
 """The Criteo Kaggle Display Advertising log as a data set, split by time.
 
-The file is parsed once into memory-mapped columns in a temporary folder: 265 bytes a row on disk,
-whatever its size in memory, and any row order at memory speed afterwards. They are not kept from
-run to run: parsing takes about a second per million rows, and a cache that outlives its file or its
-settings is a fault waiting. Knows no model.
+The file is parsed once into memory-mapped columns in a temporary folder: up to 400 bytes a row on
+disk, none of it held in memory, and any row order at memory speed afterwards. They are not kept
+from run to run: parsing is quick, and a cache that outlives its file or its settings is a fault
+waiting. Knows no model.
 
-Legend: B rows, N dense (13), F categories (26).
+Legend: B rows, N dense (13), F categories (26) and, if asked for, buckets (13).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError, DataError
-from tailrank.data.criteo_file import NUM_CATEGORIES, NUM_DENSE, CriteoFile
+from tailrank.data.criteo_file import NUM_CATEGORIES, NUM_DENSE, NUM_VALUES, CriteoFile
 from tailrank.data.dataset import (
     Batches,
     Split,
@@ -32,7 +32,7 @@ from tailrank.data.dataset import (
     contiguous_range,
     split_bounds,
 )
-from tailrank.data.vocabulary import Values, Vocabulary
+from tailrank.data.vocabulary import Bits, Values, Vocabulary
 from tailrank.features import Feature, FeatureSpec, Labels, TableSpec
 
 _BLOCK_ROWS = 1 << 16
@@ -47,18 +47,25 @@ class CriteoConfig:
         path: TSV file as published, `.gz` allowed.
         min_count: categories seen fewer times in the rows used for fitting become *unknown*.
         embedding_dim: dim of every table.
+        integer_buckets: whether each integer is also a category (its bucket): 13 more tables.
         scratch: folder for the temporary columns; None: the system's.
     """
 
     path: Path
     min_count: int = 2
     embedding_dim: int = 16
+    integer_buckets: bool = False
     scratch: Path | None = None
 
     def __post_init__(self) -> None:
         for field in ("min_count", "embedding_dim"):
             if getattr(self, field) < 1:
                 raise ConfigError(field, getattr(self, field), "at least 1")
+
+    @property
+    def num_sparse(self) -> int:
+        """F."""
+        return NUM_VALUES if self.integer_buckets else NUM_CATEGORIES
 
 
 class CriteoDataset:
@@ -77,7 +84,7 @@ class CriteoDataset:
     def __init__(self, config: CriteoConfig, vocabulary: Vocabulary | None = None) -> None:
         columns = _Columns(config)
         train = split_bounds(columns.num_rows)["train"]
-        self._assemble(config, columns, vocabulary or _fit(columns, train, config.min_count))
+        self._assemble(config, columns, vocabulary or _fit(columns, train, config))
 
     def _assemble(self, config: CriteoConfig, columns: _Columns, vocabulary: Vocabulary) -> None:
         """Join columns and vocabulary."""
@@ -86,7 +93,7 @@ class CriteoDataset:
         self.spec = _spec(vocabulary.table_rows, config.embedding_dim)
         text = f"{columns.sha256} {vocabulary.fingerprint} {config.embedding_dim}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self._id_BF = columns.create(np.int32, NUM_CATEGORIES)
+        self._id_BF = columns.create(np.int32, config.num_sparse)
         for rows, block in columns.blocks((0, columns.num_rows)):
             self._id_BF[rows] = vocabulary.ids(*block)
 
@@ -98,7 +105,7 @@ class CriteoDataset:
         """The same rows with the vocabulary fitted on train + validation."""
         rows = (0, self._bounds["validation"][1])
         refitted = CriteoDataset.__new__(CriteoDataset)
-        vocabulary = _fit(self._columns, rows, self.config.min_count)
+        vocabulary = _fit(self._columns, rows, self.config)
         refitted._assemble(self.config, self._columns, vocabulary)
         return refitted
 
@@ -130,16 +137,18 @@ class CriteoDataset:
             )
 
 
-def _fit(columns: _Columns, rows: tuple[int, int], min_count: int) -> Vocabulary:
+def _fit(columns: _Columns, rows: tuple[int, int], config: CriteoConfig) -> Vocabulary:
     """The vocabulary of these rows."""
     blocks = (block for _, block in columns.blocks(rows))
-    return Vocabulary.fit(blocks, NUM_CATEGORIES, min_count)
+    return Vocabulary.fit(blocks, config.num_sparse, config.min_count)
 
 
 def _spec(table_rows: list[int], embedding_dim: int) -> FeatureSpec:
     """Features and tables for a vocabulary."""
     dense = [Feature(name="integers", side="item", kind="dense", width=NUM_DENSE)]
     names = [f"category_{index}" for index in range(1, NUM_CATEGORIES + 1)]
+    names += [f"bucket_{index}" for index in range(1, NUM_DENSE + 1)]
+    names = names[: len(table_rows)]
     bags = [Feature(name=name, side="item", kind="bag", table=name) for name in names]
     tables = [
         TableSpec(name=name, num_embeddings=rows, embedding_dim=embedding_dim)
@@ -158,7 +167,7 @@ class _Columns:
         # Maps stay valid after their files are unlinked, so batches may outlive this object.
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._num_files = 0
-        file = CriteoFile(config.path)
+        file, width = CriteoFile(config.path), config.num_sparse
         paths = [self._folder / name for name in ("label", "dense", "category", "missing")]
         with (
             paths[0].open("wb") as label,
@@ -169,7 +178,7 @@ class _Columns:
             for rows in file.blocks():
                 label.write(rows.label_B.data)
                 dense.write(rows.dense_BN.data)
-                category.write(rows.category_BF.data)
+                category.write(np.ascontiguousarray(rows.category_BF[:, :width]).data)
                 missing.write(rows.missing_B.data)
         self.num_rows, self.sha256 = file.num_rows, file.sha256
         if self.num_rows < _ROWS_MIN:
@@ -178,10 +187,10 @@ class _Columns:
             )
         self.label_B = np.memmap(paths[0], np.uint8, "r")
         self.dense_BN = np.memmap(paths[1], np.float32, "r").reshape(-1, NUM_DENSE)
-        self._category_BF = np.memmap(paths[2], np.uint32, "r").reshape(-1, NUM_CATEGORIES)
-        self._missing_B = np.memmap(paths[3], np.uint32, "r")
+        self._category_BF = np.memmap(paths[2], np.uint32, "r").reshape(-1, width)
+        self._missing_B = np.memmap(paths[3], np.uint64, "r")
 
-    def blocks(self, rows: tuple[int, int]) -> Iterator[tuple[slice, tuple[Values, Values]]]:
+    def blocks(self, rows: tuple[int, int]) -> Iterator[tuple[slice, tuple[Values, Bits]]]:
         """Raw categories of rows [first, last): (rows, (category_BF, missing_B)) per block."""
         for first in range(rows[0], rows[1], _BLOCK_ROWS):
             here = slice(first, min(first + _BLOCK_ROWS, rows[1]))

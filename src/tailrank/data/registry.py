@@ -42,6 +42,7 @@ def open_dataset(
     *,
     embedding_dim: int = 16,
     min_count: int = 2,
+    integer_buckets: bool = False,
     scratch: Path | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> CriteoDataset | SyntheticDataset:
@@ -51,6 +52,7 @@ def open_dataset(
         text: `criteo:PATH` or `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
         embedding_dim: dim of every table.
         min_count: see `CriteoConfig`; a synthetic log has no rare categories to drop.
+        integer_buckets: see `CriteoConfig`; likewise.
         scratch: see `CriteoConfig`.
         vocabulary: see `CriteoDataset`.
 
@@ -62,7 +64,11 @@ def open_dataset(
     if name.kind == "synthetic":
         return SyntheticDataset(_synthetic_config(name.rest, embedding_dim))
     config = CriteoConfig(
-        path=Path(name.rest), min_count=min_count, embedding_dim=embedding_dim, scratch=scratch
+        path=Path(name.rest),
+        min_count=min_count,
+        embedding_dim=embedding_dim,
+        integer_buckets=integer_buckets,
+        scratch=scratch,
     )
     return CriteoDataset(config, vocabulary)
 

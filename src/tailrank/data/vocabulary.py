@@ -23,6 +23,7 @@ UNKNOWN_ID, MISSING_ID, FIRST_KNOWN_ID = 0, 1, 2
 _MERGE_ROWS = 1 << 20
 
 Values = NDArray[np.uint32]
+Bits = NDArray[np.uint64]
 
 
 class Vocabulary:
@@ -42,7 +43,7 @@ class Vocabulary:
 
     @classmethod
     def fit(
-        cls, blocks: Iterable[tuple[Values, Values]], num_features: int, min_count: int
+        cls, blocks: Iterable[tuple[Values, Bits]], num_features: int, min_count: int
     ) -> Vocabulary:
         """Know each category that occurs at least `min_count` times.
 
@@ -59,7 +60,7 @@ class Vocabulary:
         counters = [_Counter() for _ in range(num_features)]
         for category_BF, missing_B in blocks:
             for feature, counter in enumerate(counters):
-                present_B = (missing_B >> np.uint32(feature)) & np.uint32(1) == 0
+                present_B = ~_is_missing(missing_B, feature)
                 counter.add(category_BF[present_B, feature])
         return cls([counter.known(min_count) for counter in counters])
 
@@ -76,7 +77,7 @@ class Vocabulary:
             digest.update(len(values).to_bytes(8, "little") + values.tobytes())
         return digest.hexdigest()
 
-    def ids(self, category_BF: Values, missing_B: Values) -> NDArray[np.int32]:
+    def ids(self, category_BF: Values, missing_B: Bits) -> NDArray[np.int32]:
         """Ids (B, F) of raw categories."""
         id_BF = np.zeros(category_BF.shape, dtype=np.int32)
         for feature, (values, ids) in enumerate(self._sorted):
@@ -85,7 +86,7 @@ class Vocabulary:
                 place_B = np.minimum(np.searchsorted(values, column_B), len(values) - 1)
                 known_B = values[place_B] == column_B
                 id_BF[known_B, feature] = ids[place_B[known_B]]
-            id_BF[(missing_B >> np.uint32(feature)) & np.uint32(1) == 1, feature] = MISSING_ID
+            id_BF[_is_missing(missing_B, feature), feature] = MISSING_ID
         return id_BF
 
     def save(self, file: Path) -> None:
@@ -106,6 +107,12 @@ class Vocabulary:
         except (SafetensorError, OSError) as error:
             raise DataError(file, f"damaged vocabulary: {error}") from None
         return cls([stored[name] for name in sorted(stored)])
+
+
+def _is_missing(missing_B: Bits, feature: int) -> NDArray[np.bool_]:
+    """Rows where that feature's bit is set."""
+    is_set: NDArray[np.bool_] = (missing_B >> np.uint64(feature)) & np.uint64(1) == 1
+    return is_set
 
 
 class _Counter:

@@ -78,6 +78,28 @@ def test_every_value_arrives(tmp_path: Path, monkeypatch, suffix: str, block_byt
     assert seen == ROWS
 
 
+def test_integers_can_be_categories_too(tmp_path: Path) -> None:
+    lines = make_lines()
+    path = write(tmp_path / "log.tsv", lines)
+    dataset = open_file(path, min_count=1, integer_buckets=True)
+    plain = open_file(path, min_count=1)
+    assert len(dataset.spec.sparse("item")) == 39
+    wide = torch.cat([b.item.values_L for b, _ in dataset.batches(("train",), 64)]).view(-1, 39)
+    ids = torch.cat([b.item.values_L for b, _ in plain.batches(("train",), 64)]).view(-1, 26)
+    assert torch.equal(wide[:, :26], ids)
+    # 2 + floor(ln(x) ** 2): 3 -> 3, 7 -> 5, 8 -> 6 and so on; below 3 and missing: each its own.
+    expected = {3: 3, 4: 3, 5: 4, 7: 5, 8: 6, 20: 10, 59: 18, 2: 2, 1: 1, 0: 0, -1: -1, -2: -2}
+    for column in range(13):
+        id_of = {}
+        for line, row in zip(lines, wide[:, 26 + column].tolist(), strict=False):
+            value = line[1 + column]
+            bucket = "missing" if value == "" else expected.get(int(value))
+            if bucket is not None:
+                assert id_of.setdefault(bucket, row) == row
+        assert id_of["missing"] == 1
+        assert len(set(id_of.values())) == len(id_of)
+
+
 def test_refit_knows_the_categories_of_train_and_validation_only(tmp_path: Path) -> None:
     lines = make_lines()
     dataset = open_file(write(tmp_path / "log.tsv", lines), min_count=2)
@@ -119,7 +141,7 @@ def test_a_vocabulary_survives_saving_and_serves_other_files(tmp_path: Path) -> 
 def test_counting_in_pieces_equals_counting_at_once() -> None:
     rng = np.random.default_rng(0)
     category = rng.integers(0, 50, (3_000, 2)).astype(np.uint32)
-    missing = rng.integers(0, 4, 3_000).astype(np.uint32)
+    missing = rng.integers(0, 4, 3_000).astype(np.uint64)
     pieces = [(category[i : i + 7], missing[i : i + 7]) for i in range(0, 3_000, 7)]
     whole = Vocabulary.fit([(category, missing)], 2, 25)
     assert Vocabulary.fit(pieces, 2, 25).fingerprint == whole.fingerprint
