@@ -11,7 +11,7 @@ import pytest
 from tailrank.core.clock import ManualClock
 from tailrank.core.errors import ConfigError
 from tailrank.core.query import Query
-from tailrank.runtime.live import LiveConfig, LockParking, available_workers, run_live
+from tailrank.runtime.live import LiveConfig, available_workers, run_live
 from tailrank.runtime.record import QueryOutcome
 from tailrank.runtime.virtual import simulate
 from tailrank.scheduling.policies import PolicyConfig
@@ -249,15 +249,3 @@ def test_refuses_more_pinned_workers_than_cores():
 def test_config_refuses(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         LiveConfig(**changes)
-
-
-def test_parking_keeps_one_token():
-    """However often a worker is woken while awake, it is woken once, and never too late."""
-    clock = ManualClock()
-    parking = LockParking(1, clock)
-    parking.unpark(0)
-    parking.unpark(0)
-    parking.park(0, None)  # takes the token; would hang without one
-    parking.park(0, clock.now_ns())  # none left: returns because the time has come
-    parking.unpark(0)
-    parking.park(0, None)
