@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/tailrank demo
+	$(BIN)/tailrank demo --overwrite
 
 test: check
 	$(BIN)/python -m pytest

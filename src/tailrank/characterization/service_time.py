@@ -174,7 +174,9 @@ class _Workers:
                 errors.append(error)
                 barrier.abort()
 
-        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(self._count)]
+        threads = [
+            threading.Thread(target=work, args=(slot,), daemon=True) for slot in range(self._count)
+        ]
         gc.disable()  # as in a live run: a collection is not the batch's own time
         try:
             for thread in threads:

@@ -47,7 +47,7 @@ def profile(
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result
     from tailrank.reporting.tables import service_time_table
-    from tailrank.runtime.live import available_workers
+    from tailrank.runtime.live import resolve_workers
 
     console = Console(json=json)
     target_config = TargetConfig(
@@ -58,7 +58,7 @@ def profile(
         seed=seed,
     )
     profile_config = ProfileConfig(
-        num_workers=workers or available_workers(),
+        num_workers=resolve_workers(workers),
         budget_s=2.0 if quick else parse_duration_ns(budget, "--budget") / 1e9,
         seed=seed,
     )

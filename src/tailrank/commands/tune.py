@@ -77,7 +77,7 @@ def tune(
     from tailrank.reporting.console import Console
     from tailrank.reporting.report import write_report
     from tailrank.reporting.result import Result, write_result
-    from tailrank.runtime.live import available_workers
+    from tailrank.runtime.live import resolve_workers
 
     check_output(out, overwrite=overwrite)
     target_config = TargetConfig(
@@ -93,7 +93,7 @@ def tune(
         sizes=sizes,
         policy=policy,
         delay_ns=parse_duration_ns(delay, "--delay") if policy == "coalescing" else 0,
-        num_workers=available_workers() if workers is None else workers,
+        num_workers=resolve_workers(workers),
         seconds=2.0 if quick else parse_duration_ns(duration, "--duration") / 1e9,
         profile_seconds=4.0 if quick else budget_ns / 1e9,
         live=not simulate_only,

@@ -52,6 +52,20 @@ def available_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def resolve_workers(requested: int | None) -> int:
+    """How many workers to run: as many as requested, or one per core.
+
+    Raises:
+        ConfigError: fewer than one, or more than there are cores to pin them to.
+    """
+    available = available_workers()
+    if requested is None:
+        return available
+    if not 1 <= requested <= available:
+        raise ConfigError("--workers", requested, f"1 to {available}, one per core")
+    return requested
+
+
 def run_live(
     schedule: Sequence[Query],
     policy: PolicyConfig,
