@@ -26,8 +26,9 @@ class SearchResult:
     """What a climb has seen.
 
     Args:
-        best: the point of the largest capacity; the earliest one among equals; None if the climb
-            was interrupted before its first point.
+        best: the point of the largest capacity, or while all are 0 the one of the least mean
+            latency; the earliest one among equals; None if the climb was interrupted before its
+            first point.
         points: all of them, in order of evaluation.
         interrupted: True if a keyboard interrupt ended it early.
     """
@@ -75,7 +76,7 @@ def hill_climb(
         points.append(point)
         if on_point is not None:
             on_point(point)
-        return best is None or point.capacity.capacity_qps > best.capacity.capacity_qps
+        return best is None or _merit(point) > _merit(best)
 
     def walk(values: Sequence[int]) -> None:
         num_worse = 0
@@ -94,5 +95,14 @@ def hill_climb(
     return SearchResult(_best(points), tuple(points), interrupted=False)
 
 
+def _merit(point: Point) -> tuple[float, float]:
+    """What is compared: capacity, and where no load meets the SLA yet, how fast an idle host is.
+
+    Without the second a climb that starts on a plateau of zeros would never leave it.
+    """
+    capacity = point.capacity
+    return capacity.capacity_qps, 0.0 if capacity.capacity_qps else -capacity.at.summary.mean_ns
+
+
 def _best(points: Sequence[Point]) -> Point | None:
-    return max(points, key=lambda point: point.capacity.capacity_qps, default=None)
+    return max(points, key=_merit, default=None)

@@ -38,6 +38,17 @@ def test_patience_steps_over_a_dip():
     assert hill_climb(make_evaluate(scores), LADDER, start=16, patience=2).best.value == 4
 
 
+def test_a_climb_leaves_a_plateau_of_zeros():
+    """Where no load meets the SLA at the start, a faster batch size is the way to one that does."""
+    capacities = dict(zip(LADDER, (0, 5, 9, 0, 0, 0, 0, 0), strict=True))
+
+    def evaluate(value):
+        at = Measurement(1, 1, 1, 0, 0, LatencySummary.of(np.full(9, 1.0 * value)), Validity())
+        return Capacity(capacities[value], 10.0, (), at)
+
+    assert hill_climb(evaluate, LADDER, start=128, patience=1).best.value == 4
+
+
 def test_an_interrupt_keeps_the_best_so_far():
     def evaluate(value):
         if value == 4:
