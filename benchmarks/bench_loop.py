@@ -1,8 +1,8 @@
 """What the event loop costs: Python per batch with a null ranker, and simulated events.
 
-Also the measurement behind the live defaults: latency of a NumPy-heavy ranker under several of
-Python's switch intervals, and with the garbage collector on and off. Rounds are interleaved; each
-figure is the median over rounds with the order-statistics interval that covers it at 95 % or more.
+Also the measurement behind the default switch interval: a NumPy-heavy ranker alone in its process
+and beside a thread that computes in Python. Rounds are interleaved; each figure is the median over
+rounds with the interval of order statistics that covers it at 95 % or more (six rounds and up).
 
     python benchmarks/bench_loop.py [--quick] [--json PATH]
 """
@@ -10,9 +10,11 @@ figure is the median over rounds with the order-statistics interval that covers 
 from __future__ import annotations
 
 import argparse
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,9 @@ SEED = 0
 NULL_BATCHES = 5000
 SIMULATED_QUERIES = 20_000
 SWITCH_INTERVALS_S = {"5ms": 5e-3, "1ms": 1e-3, "100us": 1e-4, "50us": 5e-5}
-BUSY_STEPS, BUSY_ELEMENTS = 30, 40_000  # about 1 ms: as many native calls as a small DLRM makes
+# About 1 ms: native calls as a small DLRM makes them, and Python as for joining features.
+BUSY_STEPS, BUSY_ELEMENTS, BUSY_ITERATIONS = 50, 12_000, 6_000
+BESIDE_SECONDS = 0.1  # at 5 ms a batch takes a tenth of a second: few must do
 ONE_BY_ONE = PolicyConfig(policy="static", batch_items_max=1)
 POLICIES = {
     "static": PolicyConfig(policy="static", batch_items_max=256),
@@ -43,12 +47,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rounds = 5 if arguments.quick else 15
+    rounds = 6 if arguments.quick else 15
     seen: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
         measure_null_ranker(seen)
         measure_simulation(seen)
-        measure_interpreter_settings(seen, seconds=0.5 if arguments.quick else 3.0)
+        measure_switch_intervals(seen, seconds=0.5 if arguments.quick else 3.0)
     result = Result(
         command="bench_loop",
         config={
@@ -119,49 +123,69 @@ class _StepCounter:
         self.count += 1
 
 
-def measure_interpreter_settings(seen: dict[str, list[float]], seconds: float) -> None:
-    """Latency of NumPy-heavy batches at 30 % load, all workers, by interpreter setting."""
-    num_workers = available_workers()
-    run_batch, batch_ns = make_numpy_ranker(num_workers)
-    qps = 0.3 * num_workers * 1e9 / batch_ns
-    schedule = draw_schedule(
-        WorkloadConfig(sizes="fixed:1"), qps=qps, num_queries=max(500, round(qps * seconds))
-    )
-    settings = {
-        f"switch_interval_{name}": LiveConfig(switch_interval_s=interval_s)
-        for name, interval_s in SWITCH_INTERVALS_S.items()
-    }
-    settings["garbage_collection"] = LiveConfig(collect_garbage=True)
-    for name, config in settings.items():
-        result = run_live(
-            schedule, ONE_BY_ONE, num_workers=num_workers, run_batch=run_batch, config=config
+def measure_switch_intervals(seen: dict[str, list[float]], seconds: float) -> None:
+    """One worker at light load, alone in its process and beside a thread of pure Python."""
+    run_batch, batch_ns = make_numpy_ranker()
+    for beside, limit in (("alone", seconds), ("beside_python", BESIDE_SECONDS)):
+        qps = 0.3e9 / batch_ns
+        schedule = draw_schedule(
+            WorkloadConfig(sizes="fixed:1"), qps=qps, num_queries=round(qps * limit)
         )
-        service_ms = result.service_time_ns.mean() / 1e6
-        seen[f"{name}.service_ms_mean"].append(service_ms)
-        summary = LatencySummary.of(result.latency_ns[len(schedule) // 10 :])
-        for percentile in (50, 99):
-            latency_ms = summary.percentile(percentile).value / 1e6
-            seen[f"{name}.latency_ms_p{percentile}"].append(latency_ms)
+        for name, interval_s in SWITCH_INTERVALS_S.items():
+            with python_thread(beside == "beside_python"):
+                result = run_live(
+                    schedule,
+                    ONE_BY_ONE,
+                    num_workers=1,
+                    run_batch=run_batch,
+                    config=LiveConfig(switch_interval_s=interval_s),
+                )
+            prefix = f"switch_interval_{name}.{beside}"
+            seen[f"{prefix}.service_ms_mean"].append(result.service_time_ns.mean() / 1e6)
+            median_ns = LatencySummary.of(result.latency_ns).percentile(50.0).value
+            seen[f"{prefix}.latency_ms_p50"].append(median_ns / 1e6)
 
 
-def make_numpy_ranker(num_workers: int) -> tuple[Callable[[Batch], list[None]], float]:
-    """Batches of short native calls that let go of the interpreter lock, and their time alone."""
+@contextmanager
+def python_thread(wanted: bool) -> Iterator[None]:
+    """A thread that never leaves the interpreter, as one that writes JSON or counts metrics."""
+    stop = threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            for _ in range(1000):
+                pass
+
+    thread = threading.Thread(target=count)
+    if wanted:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if wanted:
+            thread.join()
+
+
+def make_numpy_ranker() -> tuple[Callable[[Batch], list[None]], float]:
+    """Batches of native calls that let go of the interpreter lock and of Python that does not."""
     rng = np.random.default_rng(SEED)
-    buffers = [(rng.random(BUSY_ELEMENTS), np.empty(BUSY_ELEMENTS)) for _ in range(num_workers)]
+    source, target = rng.random(BUSY_ELEMENTS), np.empty(BUSY_ELEMENTS)
 
-    def work(slot: int) -> None:
-        source, target = buffers[slot]
+    def work() -> None:
         for _ in range(BUSY_STEPS):
             np.sqrt(source, out=target)
+        for _ in range(BUSY_ITERATIONS):
+            pass
 
     times_ns = []
     for _ in range(50):
         started = time.perf_counter_ns()
-        work(0)
+        work()
         times_ns.append(time.perf_counter_ns() - started)
 
     def run_batch(batch: Batch) -> list[None]:
-        work(batch.slot)
+        work()
         return [None] * len(batch.parts)
 
     return run_batch, float(np.median(times_ns))
