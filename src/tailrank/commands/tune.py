@@ -121,7 +121,7 @@ def tune(
             artifacts=[out / name for name in OUTPUT_FILES],
         )
         write_result(folder / "result.json", result)
-        write_report(folder)
+        write_report(folder, name=out.name)
     console.finish(result)
     return exit_code(point)
 

@@ -39,12 +39,13 @@ class Section:
         return text.replace("<", "\\u003c")
 
 
-def write_report(folder: Path, path: Path | None = None) -> Path:
+def write_report(folder: Path, path: Path | None = None, *, name: str | None = None) -> Path:
     """Draw the report of the run in `folder`.
 
     Args:
         folder: holds `result.json` and, where there is something to draw, `report_data.json`.
         path: the file to write, whole or not at all; None: `report.html` in `folder`.
+        name: of the run; None: the folder's.
 
     Returns:
         The file written.
@@ -53,7 +54,7 @@ def write_report(folder: Path, path: Path | None = None) -> Path:
         DataError: `folder` holds no such files, or damaged ones.
     """
     target = folder / REPORT_NAME if path is None else path
-    page = render(read_result(folder / RESULT_NAME), ReportData.load(folder), folder.name)
+    page = render(read_result(folder / RESULT_NAME), ReportData.load(folder), name or folder.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_text(target, page)
     return target
