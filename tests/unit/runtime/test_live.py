@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tailrank.core.clock import ManualClock
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, WorkerDied
 from tailrank.core.query import Query
+from tailrank.runtime import workers
 from tailrank.runtime.live import LiveConfig, available_workers, run_live
 from tailrank.runtime.record import QueryOutcome
 from tailrank.runtime.virtual import simulate
@@ -156,6 +157,29 @@ def test_workers_overlap():
     result = run_live(schedule, STATIC, num_workers=2, run_batch=run_batch, config=UNPINNED)
     assert result.queries.outcome[0] == QueryOutcome.ANSWERED
     assert sorted(result.batches.slot) == [0, 1]
+
+
+def test_a_worker_that_never_returns_is_reported_not_waited_for(monkeypatch):
+    monkeypatch.setattr(workers, "_JOIN_GRACE_S", 0.05)
+    released = threading.Event()
+
+    def run_batch(batch):
+        released.wait()
+        return null_results(batch)
+
+    try:
+        result = run_live(
+            [Query(0, "", 0, None, 1, 0)],
+            STATIC,
+            num_workers=1,
+            run_batch=run_batch,
+            config=LiveConfig(pin=False, drain_timeout_ns=1),
+        )
+    finally:
+        released.set()
+    assert not result.drained
+    assert result.queries.outcome[0] == QueryOutcome.UNANSWERED
+    assert isinstance(result.first_error, WorkerDied)
 
 
 def test_a_failing_batch_costs_its_query_only():
