@@ -173,7 +173,7 @@ def test_a_worker_that_never_returns_is_reported_not_waited_for(monkeypatch):
             STATIC,
             num_workers=1,
             run_batch=run_batch,
-            config=LiveConfig(pin=False, drain_timeout_ns=1),
+            config=LiveConfig(pin=False, drain_timeout_ns=1_000 * MS),
         )
     finally:
         released.set()
