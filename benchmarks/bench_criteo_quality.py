@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from peers.logistic_regression import fit_logistic, predict, read_hashed
 
+from peers.logistic_regression import fit_logistic, predict, read_hashed
 from tailrank.data.criteo import CriteoConfig, CriteoDataset
 from tailrank.data.dataset import split_bounds
 from tailrank.metrics import BinaryMetrics, paired_bootstrap_auc

@@ -72,7 +72,7 @@ def train(
         optimizer: Optimiser of the dense layers.
         table_optimizer: Optimiser of the embedding tables.
         weight_decay: L2 factor on the dense layers.
-        lr_decay: Let both rates fall linearly to zero.
+        lr_decay: Let the rate of the dense layers fall linearly to zero.
         evaluate_every: Steps between evaluations on validation rows.
         patience: Evaluations without a better logloss before training stops.
         embedding_dim: Columns of every table.

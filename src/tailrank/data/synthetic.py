@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from tailrank.features import (
     FeatureBatch,
     FeatureSpec,
     Labels,
+    Side,
     SideFeatures,
     TableSpec,
 )
@@ -148,14 +150,18 @@ class SyntheticDataset:
         self.config = config
         self.spec = config.spec()
         self.fingerprint = hashlib.sha256(repr(config).encode()).hexdigest()
-        self._teacher = {
-            "user": _Teacher(config, config.user_tables, stream=1),
-            "item": _Teacher(config, config.item_tables, stream=2),
-        }
         # Splits end on whole users: rows of one user share features and may not leak over.
         bounds = split_bounds(config.rows // config.items_per_user)
         self._user_bounds: dict[Split, tuple[int, int]] = bounds
         self._attainable: float | None = None
+
+    @cached_property
+    def _teacher(self) -> dict[Side, _Teacher]:
+        """Made when the first row is asked for, so that a caller can check memory before."""
+        return {
+            "user": _Teacher(self.config, self.config.user_tables, stream=1),
+            "item": _Teacher(self.config, self.config.item_tables, stream=2),
+        }
 
     def num_rows(self, splits: Sequence[Split]) -> int:
         """Item rows of these splits together."""

@@ -22,7 +22,8 @@ class TrainingConfig:
         dense_optimizer: `adagrad`, `sgd` or `adam`.
         table_optimizer: `rowwise_adagrad` or `sgd`.
         weight_decay: L2 factor on dense parameters.
-        lr_decay: whether both rates fall linearly to 0 over the planned steps.
+        lr_decay: whether the dense rate falls linearly to 0 over the planned steps. That of tables
+            stays: Adagrad lowers it row by row, and a rare row may come last.
         evaluate_every: steps between evaluations on validation; None: after each pass.
         patience: evaluations without a better validation logloss before the run stops.
         shuffle: whether each pass has a new order of rows.

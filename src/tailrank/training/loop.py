@@ -174,7 +174,7 @@ class _Run:
         self.step = TrainStep(model, config)
         self.validates = "validation" not in splits
         self.steps_per_epoch = math.ceil(dataset.num_rows(splits) / config.batch_items)
-        # Rates decay towards the end of all passes even if the run stops at a chosen step before.
+        # The rate decays towards the end of all passes even if a chosen step comes before.
         self.horizon = max(config.epochs * self.steps_per_epoch, config.steps or 0)
         self.steps = config.steps or self.horizon
         self.every = config.evaluate_every or self.steps_per_epoch
@@ -222,7 +222,7 @@ class _Run:
         started = time.monotonic_ns()
         for batch, labels in batches:
             if config.lr_decay:
-                self.step.scale_rates(1.0 - result.step / self.horizon)
+                self.step.scale_dense_rate(1.0 - result.step / self.horizon)
             self._since.append(self.step(batch, labels))
             result.step += 1
             result.samples += batch.num_items

@@ -60,13 +60,11 @@ class TrainStep:
         self.dense = dense_optimizer(
             config.dense_optimizer, model.dense_parameters(), config.lr, config.weight_decay
         )
-        self._rates = (config.lr, table_lr)
 
-    def scale_rates(self, factor: float) -> None:
-        """Set both learning rates to `factor` times those of the config."""
+    def scale_dense_rate(self, factor: float) -> None:
+        """Set the dense learning rate to `factor` times that of the config."""
         for group in self.dense.param_groups:
-            group["lr"] = self._rates[0] * factor
-        self.tables.lr = self._rates[1] * factor
+            group["lr"] = self.config.lr * factor
 
     def __call__(self, batch: FeatureBatch, labels: Labels) -> float:
         """One step; returns the loss before it.
