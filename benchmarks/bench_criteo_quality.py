@@ -2,8 +2,8 @@
 
 Settings are those of `tailrank train dlrm --data criteo:…` (RECIPES["criteo"]), found on validation
 rows only, as is the penalty of the regression. Each model is then refitted on the first 6/7 in time
-and scores the last 1/7 once per seed. The difference of the AUCs has a paired bootstrap interval
-over rows; the figure given is that of the worst seed.
+and scores the last 1/7 once per seed. The difference of the AUCs (mean over seeds, and of each
+seed) has a paired bootstrap interval over rows.
 
     python benchmarks/bench_criteo_quality.py --data ../shared/data/criteo_kaggle/train.tsv --json X
 """
@@ -41,11 +41,12 @@ def main() -> None:
         "criteo.logistic_regression.auc": base.auc,
         "criteo.logistic_regression.logloss": base.logloss,
     }
-    runs, differences = [], []
+    runs, differences, scores = [], [], []
     for seed in seeds:
         trained = dlrm(arguments.data, seed)
         values = trained.test.compute()
         assert np.array_equal(trained.test.labels, regression.labels), "the same rows"
+        scores.append(trained.test.scores)
         runs.append((values, trained.metrics()))
         differences.append(
             paired_bootstrap_auc(
@@ -55,6 +56,7 @@ def main() -> None:
         metrics[f"criteo.dlrm.auc_seed_{seed}"] = values.auc
         metrics[f"criteo.dlrm.logloss_seed_{seed}"] = values.logloss
         metrics[f"criteo.difference_auc_seed_{seed}"] = differences[-1][0]
+    overall = paired_bootstrap_auc(np.stack(scores), regression.scores, regression.labels)
     metrics |= {
         "criteo.dlrm.auc": float(np.mean([values.auc for values, _ in runs])),
         "criteo.dlrm.logloss": float(np.mean([values.logloss for values, _ in runs])),
@@ -63,7 +65,7 @@ def main() -> None:
         ),
         "criteo.dlrm.calibration": float(np.mean([values.calibration for values, _ in runs])),
         "criteo.dlrm.auc_validation": float(np.mean([m["auc_validation"] for _, m in runs])),
-        "criteo.difference_auc": min(differences)[0],
+        "criteo.difference_auc": overall[0],
     }
     intervals = {
         f"criteo.difference_auc_seed_{seed}": found[1:]
@@ -79,7 +81,7 @@ def main() -> None:
         },
         seed=seeds[0],
         metrics=metrics,
-        intervals={**intervals, "criteo.difference_auc": min(differences)[1:]},
+        intervals={**intervals, "criteo.difference_auc": overall[1:]},
     )
     if arguments.json:
         write_result(arguments.json, result)

@@ -109,11 +109,16 @@ class RowWiseAdagrad(torch.optim.Optimizer):
         rows, values = gradient._indices(), gradient._values()
         if not state:
             state["momentum"] = torch.zeros(len(parameter))
-        update = torch.sparse_coo_tensor(rows, values.pow(2).mean(dim=1), (len(parameter),))
+        update = torch.sparse_coo_tensor(
+            rows, values.pow(2).mean(dim=1), (len(parameter),), check_invariants=False
+        )
         state["momentum"].add_(update)
         std = state["momentum"].sparse_mask(update.coalesce())._values().sqrt_()
-        step = values / std.add_(group["eps"]).view(-1, 1)
-        parameter.add_(torch.sparse_coo_tensor(rows, step, parameter.shape), alpha=-group["lr"])
+        scaled = values / std.add_(group["eps"]).view(-1, 1)
+        parameter.add_(
+            torch.sparse_coo_tensor(rows, scaled, parameter.shape, check_invariants=False),
+            alpha=-group["lr"],
+        )
 
 
 def train_step(

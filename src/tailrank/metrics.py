@@ -134,6 +134,15 @@ def paired_bootstrap_auc(
     that both share cancels. The interval is that of percentiles.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 13.3.
 
+    Args:
+        scores: one score per row; or one line per run of a model trained from several seeds,
+            whose AUC is then the mean over its runs.
+        other_scores: likewise, of the model to compare with.
+        labels: 0 or 1 per row.
+        num_resamples: draws of as many rows as there are.
+        seed: of the draws.
+        confidence: of the interval.
+
     Returns:
         (difference, low, high).
 
@@ -141,21 +150,25 @@ def paired_bootstrap_auc(
         ConfigError: the three differ in length, or only one class occurs.
     """
     positive = np.asarray(labels).reshape(-1) == 1
-    both = [np.asarray(s, dtype=np.float64).reshape(-1) for s in (scores, other_scores)]
-    if not len(positive) == len(both[0]) == len(both[1]):
-        raise ConfigError("scores", [len(s) for s in both], f"{len(positive)} rows each")
+    both = [np.atleast_2d(np.asarray(s, dtype=np.float64)) for s in (scores, other_scores)]
+    if any(runs.shape[1] != len(positive) for runs in both):
+        raise ConfigError("scores", [runs.shape for runs in both], f"{len(positive)} rows each")
     if positive.all() or not positive.any():
         raise ConfigError("labels", "one class", "both classes")
-    first, second = (_RankedRows(s, positive) for s in both)
+    first, second = ([_RankedRows(run, positive) for run in runs] for runs in both)
+
+    def difference(weights: Floats) -> float:
+        mine, other = ([run.auc(weights) for run in runs] for runs in (first, second))
+        return sum(mine) / len(mine) - sum(other) / len(other)
+
     rng, count = np.random.default_rng(seed), len(positive)
     differences = np.empty(num_resamples)
     for draw in range(num_resamples):
         weights = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
-        differences[draw] = first.auc(weights) - second.auc(weights)
+        differences[draw] = difference(weights)
     tail = 50.0 * (1.0 - confidence)
     low, high = np.nanpercentile(differences, [tail, 100.0 - tail])
-    ones = np.ones(count)
-    return first.auc(ones) - second.auc(ones), float(low), float(high)
+    return difference(np.ones(count)), float(low), float(high)
 
 
 class _RankedRows:

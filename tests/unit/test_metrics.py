@@ -110,6 +110,14 @@ def test_paired_bootstrap_sees_a_better_model_and_no_difference_from_itself() ->
     assert paired_bootstrap_auc(good, good, labels, num_resamples=20) == (0.0, 0.0, 0.0)
 
 
+def test_paired_bootstrap_averages_the_aucs_of_several_runs() -> None:
+    good, poor, labels = bootstrap_rows()
+    single = [paired_bootstrap_auc(run, poor, labels, num_resamples=9)[0] for run in (good, poor)]
+    both = paired_bootstrap_auc(np.stack([good, poor]), poor, labels, num_resamples=50)
+    assert both[0] == pytest.approx(sum(single) / 2)
+    assert both[1] < both[0] < both[2]
+
+
 def test_paired_bootstrap_needs_both_classes_and_equal_rows() -> None:
     with pytest.raises(ConfigError, match="both classes"):
         paired_bootstrap_auc([0.1, 0.2], [0.2, 0.1], [1, 1])

@@ -75,8 +75,12 @@ RECIPES = {
     # Chosen on validation rows only; benchmarks/results holds the runs.
     "criteo": Recipe(
         embedding_dim=32,
+        bottom_mlp=(256,),
+        top_mlp=(128,),
         integer_buckets=True,
-        training=TrainingConfig(batch_items=256, lr=0.01, table_lr=0.03, evaluate_every=96),
+        training=TrainingConfig(
+            batch_items=128, lr=0.01, table_lr=0.03, lr_decay=True, evaluate_every=192
+        ),
     ),
     "synthetic": Recipe(
         training=TrainingConfig(batch_items=1024, epochs=2, lr=0.03, table_lr=0.1, lr_decay=True)
