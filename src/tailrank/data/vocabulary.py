@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from tailrank.core.errors import ConfigError, DataError
 
 UNKNOWN_ID, MISSING_ID, FIRST_KNOWN_ID = 0, 1, 2
-_MERGE_ROWS = 1 << 20
+_MERGE_ROWS = 1 << 17  # values that wait to be counted, per feature: 20 MB for 39 features
 
 Values = NDArray[np.uint32]
 Bits = NDArray[np.uint64]
