@@ -109,7 +109,7 @@ class LoadTest:
 def measure_profile(
     target: Target, config: ProfileConfig, on_progress: Callable[[float], None]
 ) -> ServiceTimeTable:
-    """The service-time table of a target on this host, the loop's own cost included."""
+    """The service-time table of a target on this host."""
     return measure_service_times(
         config,
         target.run_batch,
@@ -117,7 +117,6 @@ def measure_profile(
         device=target.ranker.device,
         ids_per_item=target.ids_per_item,
         initialise_worker=initialise_worker,
-        overhead_ns=measure_overhead_ns(),
         on_progress=on_progress,
     )
 

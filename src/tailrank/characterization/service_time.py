@@ -1,26 +1,28 @@
 """Measures the service-time table of this host: median and spread over a grid of batches.
 
-As many threads as the grid says are busy at once, pinned and set up as the live workers are, each
-timing every batch it runs; the points of the grid are visited in rounds and in shuffled order, so
-that a slow minute of a shared machine falls on all of them alike.
+The batches run in the live runtime itself, every worker saturated: what is timed is what a worker
+spends on a batch when it serves, the loop's cost, pinning and interpreter settings included. The
+points of the grid are visited in rounds and in shuffled order, so that a slow minute of a shared
+machine falls on all of them alike.
 """
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import statistics
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tailrank.core.errors import ConfigError
-from tailrank.core.query import Batch, BatchPart, Query
+from tailrank.core.query import Query
 from tailrank.core.service_time import AXES, ServiceTimeTable
+from tailrank.runtime.live import run_live
+from tailrank.runtime.ports import RunBatch
+from tailrank.runtime.record import RunResult
+from tailrank.scheduling.policies import PolicyConfig
 
 # Dense where service time bends (fixed costs), sparse where it is a line.
 NUM_ITEMS_GRID = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
@@ -70,13 +72,12 @@ class ProfileConfig:
 
 def measure_service_times(
     config: ProfileConfig,
-    run_batch: Callable[[Batch], Sequence[object]],
+    run_batch: RunBatch,
     make_payload: Callable[[int, int], object],
     *,
     device: str,
     ids_per_item: float,
     initialise_worker: Callable[[int], None],
-    overhead_ns: int = 0,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> ServiceTimeTable:
     """Time batches of every grid point.
@@ -89,8 +90,10 @@ def measure_service_times(
         device: name for the table.
         ids_per_item: sparse ids per item; the single value of that axis.
         initialise_worker: called with the slot in each worker thread before its first batch.
-        overhead_ns: see `ServiceTimeTable`.
         on_progress: told the finished fraction, 0 to 1.
+
+    Raises:
+        Exception: what `run_batch` raised.
     """
     shape = tuple(
         len(axis) for axis in (config.num_parts, config.num_items, (0,), config.busy_workers)
@@ -98,104 +101,93 @@ def measure_service_times(
     median_ns = np.full(shape, np.nan)
     ratios: list[np.ndarray] = []
     for index, busy in enumerate(config.busy_workers):
-        share = config.budget_s * (index + 1) / sum(range(1, len(config.busy_workers) + 1))
-        workers = _Workers(busy, run_batch, make_payload, initialise_worker, ids_per_item)
-        samples = _measure_rounds(config, workers, share)
+        share_s = config.budget_s * (index + 1) / sum(range(1, len(config.busy_workers) + 1))
+        bench = _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item)
+        samples = _measure_rounds(config, bench, share_s)
         on_progress((index + 1) / len(config.busy_workers))
-        for (parts, items), times in samples.items():
+        for (parts, items), times_ns in samples.items():
             where = (config.num_parts.index(parts), config.num_items.index(items), 0, index)
-            median_ns[where] = statistics.median(times)
+            median_ns[where] = statistics.median(times_ns)
             # Fixed-cost batches jitter by microseconds, which says nothing of a long one's spread.
             if items >= config.num_items[len(config.num_items) // 2]:
-                ratios.append(np.array(times) / median_ns[where])
-    pooled = np.concatenate(ratios)
+                ratios.append(np.array(times_ns) / median_ns[where])
     quantiles = (np.arange(_SPREAD_POINTS) + 0.5) / _SPREAD_POINTS
     axes = (config.num_parts, config.num_items, (ids_per_item,), config.busy_workers)
     return ServiceTimeTable(
         device=device,
         axes={name: tuple(map(float, axis)) for name, axis in zip(AXES, axes, strict=True)},
         median_ns=median_ns,
-        spread=np.quantile(pooled, quantiles),
-        overhead_ns=overhead_ns,
+        spread=np.quantile(np.concatenate(ratios), quantiles),
     )
 
 
 def _measure_rounds(
-    config: ProfileConfig, workers: _Workers, budget_s: float
+    config: ProfileConfig, bench: _Bench, budget_s: float
 ) -> dict[tuple[int, int], list[int]]:
     """Times in ns of every point, from one warm-up round and `_ROUNDS` timed ones."""
     points = config.points
     shuffle = random.Random(config.seed)
-    warm = {point: statistics.median(workers.run(*point, repeats=2)) for point in points}
+    warm = {point: statistics.median(bench.times_ns(*point, repeats=2)) for point in points}
     per_point_ns = budget_s * 1e9 / len(points) / _ROUNDS
     samples: dict[tuple[int, int], list[int]] = {point: [] for point in points}
     for _ in range(_ROUNDS):
         for point in shuffle.sample(points, len(points)):
             repeats = min(200, max(2, math.ceil(per_point_ns / warm[point])))
-            samples[point] += workers.run(*point, repeats=repeats)
+            samples[point] += bench.times_ns(*point, repeats=repeats)
     return samples
 
 
-class _Workers:
-    """Threads that run the same kind of batch at the same time."""
+class _Bench:
+    """Saturated live runs of batches that are all alike."""
 
     def __init__(
         self,
-        count: int,
-        run_batch: Callable[[Batch], Sequence[object]],
+        num_workers: int,
+        run_batch: RunBatch,
         make_payload: Callable[[int, int], object],
         initialise_worker: Callable[[int], None],
         ids_per_item: float,
     ) -> None:
-        self._count, self._run_batch = count, run_batch
+        self._num_workers, self._run_batch = num_workers, run_batch
         self._make_payload, self._initialise_worker = make_payload, initialise_worker
         self._ids_per_item = ids_per_item
         self._choices = random.Random(0)
 
-    def run(self, num_parts: int, num_items: int, *, repeats: int) -> list[int]:
-        """Service times in ns of `repeats` batches on each worker."""
-        batches = [
-            [self._batch(slot, num_parts, num_items) for _ in range(repeats)]
-            for slot in range(self._count)
-        ]
-        barrier = threading.Barrier(self._count)
-        times: list[int] = []
-        errors: list[BaseException] = []
+    def times_ns(self, num_parts: int, num_items: int, *, repeats: int) -> list[int]:
+        """Service times of at least `repeats` batches on each worker.
 
-        def work(slot: int) -> None:
-            try:
-                self._initialise_worker(slot)
-                barrier.wait()
-                for batch in batches[slot]:
-                    started = time.perf_counter_ns()
-                    self._run_batch(batch)
-                    times.append(time.perf_counter_ns() - started)
-            except BaseException as error:
-                errors.append(error)
-                barrier.abort()
+        Parts are of equal size, so a batch may hold up to `num_parts - 1` items more than asked.
+        """
+        size = -(-num_items // num_parts)
+        policy = PolicyConfig(
+            policy="static" if num_parts == 1 else "coalescing",
+            batch_items_max=num_parts * size,
+            batch_parts_max=num_parts,
+        )
+        # One more batch for each worker to warm up with; that first one also releases all queries.
+        num_batches = self._num_workers * (repeats + 1)
+        run = run_live(
+            [self._query(index, size) for index in range(num_batches * num_parts)],
+            policy,
+            num_workers=self._num_workers,
+            run_batch=self._run_batch,
+            initialise_worker=self._initialise_worker,
+        )
+        if run.first_error is not None:
+            raise run.first_error
+        asked = run.batches.num_parts == num_parts  # coalescing starts the very first part alone
+        warm = asked & (run.batches.started_ns > _last_first_start_ns(run))
+        # Batches of no work at all may be over before the second worker has started.
+        return [int(t) for t in run.service_time_ns[warm if warm.any() else asked]]
 
-        threads = [
-            threading.Thread(target=work, args=(slot,), daemon=True) for slot in range(self._count)
-        ]
-        gc.disable()  # as in a live run: a collection is not the batch's own time
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            gc.enable()
-        if errors:
-            raise errors[0]
-        return times
+    def _query(self, index: int, size: int) -> Query:
+        """A query of cold items, due at once."""
+        payload = self._make_payload(self._choices.randrange(1 << 31), size)
+        num_ids = round(size * self._ids_per_item)
+        return Query(index, "", 0, None, size, num_ids, payload)
 
-    def _batch(self, slot: int, num_parts: int, num_items: int) -> Batch:
-        """A batch of `num_items` cold items in `num_parts` parts of nearly equal size."""
-        parts = []
-        for index in range(num_parts):
-            size = num_items // num_parts + (index < num_items % num_parts)
-            ids = round(size * self._ids_per_item)
-            payload = self._make_payload(self._choices.randrange(1 << 31), size)
-            query = Query(index, "", 0, None, size, ids, payload)
-            parts.append(BatchPart(query, 0, size))
-        return Batch(0, slot, tuple(parts))
+
+def _last_first_start_ns(run: RunResult) -> int:
+    """When the last worker had started its first batch."""
+    slots = run.batches.slot
+    return max(int(run.batches.started_ns[slots == slot].min()) for slot in np.unique(slots))

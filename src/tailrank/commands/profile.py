@@ -39,7 +39,7 @@ def profile(
         quick: Spend two seconds, for a first look.
         json: Print the result as JSON on standard output.
     """
-    from tailrank.characterization.load_test import measure_profile
+    from tailrank.characterization.load_test import measure_overhead_ns, measure_profile
     from tailrank.characterization.service_time import ProfileConfig
     from tailrank.characterization.target import TargetConfig, open_target
     from tailrank.core.sla import parse_duration_ns
@@ -67,7 +67,7 @@ def profile(
         table = measure_profile(loaded, profile_config, advance)
     table.save(out)
     console.show(service_time_table(table))
-    metrics = {"profile.dispatch_overhead_us": table.overhead_ns / 1e3}
+    metrics = {"profile.dispatch_overhead_us": measure_overhead_ns() / 1e3}
     for items in (1, 128, 1000):
         nanoseconds = table.lookup_ns(1, items, round(items * loaded.ids_per_item), 1)
         metrics[f"profile.service_time_ms_items_{items}"] = nanoseconds / 1e6

@@ -36,15 +36,12 @@ class ServiceTimeTable:
             parts).
         spread: sorted ratios service time / median over all grid points, >= 1 entry; a simulation
             draws from it.
-        overhead_ns: time a worker spends per batch outside the ranker (loop, concatenation of
-            nothing), measured with a null ranker.
     """
 
     device: str
     axes: dict[str, tuple[float, ...]]
     median_ns: NDArray[np.float64]
     spread: NDArray[np.float64]
-    overhead_ns: int = 0
     _known_ns: dict[tuple[int, int, int, int], int] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -59,7 +56,7 @@ class ServiceTimeTable:
                 raise ConfigError(f"axes.{name}", points, "strictly increasing numbers")
 
     def lookup_ns(self, num_parts: int, num_items: int, num_ids: int, busy_workers: int) -> int:
-        """Median service time of a batch in ns, overhead included.
+        """Median service time of a batch in ns.
 
         Args:
             num_parts: parts in the batch, >= 1.
@@ -108,7 +105,7 @@ class ServiceTimeTable:
             raise OutsideProfile(
                 f"no service time was measured for {num_parts} parts with {num_items} items"
             )
-        return round(total) + self.overhead_ns
+        return round(total)
 
     def _weigh(
         self,
@@ -146,7 +143,6 @@ class ServiceTimeTable:
             "axes": {name: list(self.axes[name]) for name in AXES},
             "median_ns": values,
             "spread": [float(ratio) for ratio in self.spread],
-            "overhead_ns": self.overhead_ns,
         }
         path.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
@@ -171,7 +167,6 @@ class ServiceTimeTable:
                 axes=axes,
                 median_ns=np.array(values, dtype=np.float64).reshape(shape),
                 spread=np.array(record["spread"], dtype=np.float64),
-                overhead_ns=int(record["overhead_ns"]),
             )
         except FileNotFoundError:
             raise DataError(path, "no such file") from None

@@ -52,9 +52,7 @@ class TableServiceTime:
         median_ns = table.lookup_ns(len(batch.parts), batch.num_items, batch.num_ids, busy_workers)
         if not self._ratios:
             self._ratios = self._rng.choice(table.spread, _NUM_DRAWS).tolist()
-        # The spread was measured on the ranker alone, so the overhead is left as it is.
-        overhead_ns = table.overhead_ns
-        return overhead_ns + round((median_ns - overhead_ns) * self._ratios.pop())
+        return round(median_ns * self._ratios.pop())
 
 
 class VirtualExecutor:

@@ -19,7 +19,7 @@ def test_every_point_is_measured_under_its_own_concurrency() -> None:
             seen.add((len(batch.parts), batch.num_items, batch.num_ids))
         return [None] * len(batch.parts)
 
-    config = ProfileConfig(num_items=(1, 4, 9), num_parts=(1, 2), num_workers=3, budget_s=0.01)
+    config = ProfileConfig(num_items=(1, 4, 10), num_parts=(1, 2), num_workers=2, budget_s=0.01)
     table = measure_service_times(
         config,
         run_batch,
@@ -27,17 +27,18 @@ def test_every_point_is_measured_under_its_own_concurrency() -> None:
         device="test",
         ids_per_item=2.0,
         initialise_worker=slots.add,
-        overhead_ns=7,
     )
-    assert seen == {(1, 1, 2), (1, 4, 8), (1, 9, 18), (2, 4, 8), (2, 9, 18)}
-    assert slots == {0, 1, 2}
-    assert table.axes["busy_workers"] == (1.0, 2.0, 3.0)
+    # Coalescing takes a first part alone; whatever else runs is what the grid names.
+    asked = {(1, 1, 2), (1, 4, 8), (1, 10, 20), (2, 4, 8), (2, 10, 20)}
+    assert asked <= seen <= asked | {(1, 2, 4), (1, 5, 10)}
+    assert slots == {0, 1}
+    assert table.axes["busy_workers"] == (1.0, 2.0)
     assert np.isnan(table.median_ns[1, 0]).all()  # two parts cannot share one item
     assert (table.median_ns[0] > 0).all()
     assert np.all(np.diff(table.spread) >= 0)
-    assert table.lookup_ns(1, 4, 8, 2) > 7
+    assert table.lookup_ns(1, 4, 8, 2) > 0
     with pytest.raises(OutsideProfile, match="num_items"):
-        table.lookup_ns(1, 10, 20, 1)
+        table.lookup_ns(1, 11, 22, 1)
 
 
 def test_a_failing_batch_ends_the_profile_with_its_error() -> None:
@@ -46,7 +47,7 @@ def test_a_failing_batch_ends_the_profile_with_its_error() -> None:
 
     with pytest.raises(ValueError, match="broken ranker"):
         measure_service_times(
-            ProfileConfig(num_items=(1,), num_parts=(1,), num_workers=2, budget_s=0.01),
+            ProfileConfig(num_items=(1,), num_parts=(1,), budget_s=0.01),
             run_batch,
             lambda choice, num_items: None,
             device="test",

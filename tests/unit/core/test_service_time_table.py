@@ -25,9 +25,9 @@ def make_table(**changes) -> ServiceTimeTable:
 
 
 def test_linear_between_points_and_exact_on_them():
-    table = make_table(overhead_ns=7)
+    table = make_table()
     for parts, items, busy in ((1, 1, 1), (1, 10, 2), (2, 100, 1), (1, 37, 2), (2, 64, 2)):
-        expected = 1000 * parts + 50 * items + 200 * busy + 7
+        expected = 1000 * parts + 50 * items + 200 * busy
         assert table.lookup_ns(parts, items, 8 * items, busy) == expected
         assert table.lookup_ns(parts, items, 8 * items, busy) == expected  # remembered
 
@@ -74,10 +74,10 @@ def test_axes_must_rise_and_fit():
 
 
 def test_save_and_load(tmp_path):
-    table = make_table(spread=np.array([0.9, 1.0, 1.4]), overhead_ns=11)
+    table = make_table(spread=np.array([0.9, 1.0, 1.4]))
     table.save(tmp_path / "table.json")
     loaded = ServiceTimeTable.load(tmp_path / "table.json")
-    assert (loaded.device, loaded.axes, loaded.overhead_ns) == ("cpu", AXES, 11)
+    assert (loaded.device, loaded.axes) == ("cpu", AXES)
     np.testing.assert_array_equal(loaded.median_ns, table.median_ns)
     np.testing.assert_array_equal(loaded.spread, table.spread)
 
