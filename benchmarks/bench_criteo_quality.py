@@ -26,14 +26,18 @@ from tailrank.training.recipe import RECIPES
 
 PENALTIES = (5.0, 10.0, 15.0, 20.0, 30.0)
 SEEDS = (0, 1, 2)
+SHARED = Path(__file__).resolve().parents[2] / "shared/data/criteo_kaggle/train.tsv"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the Criteo TSV")
+    parser.add_argument("--data", type=Path, default=SHARED, help="the Criteo TSV")
     parser.add_argument("--quick", action="store_true", help="one seed, one penalty")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if not arguments.data.is_file():
+        print(f"SKIPPED: no Criteo log at {arguments.data}; name one with --data")
+        return
     seeds, penalties = (SEEDS[:1], (15.0,)) if arguments.quick else (SEEDS, PENALTIES)
     penalty, regression = logistic_regression(arguments.data, penalties)
     base = regression.compute()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tailrank.characterization.service_time import ProfileConfig, measure_service_times
 from tailrank.characterization.target import Target, initialise_worker
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, ServingError
 from tailrank.core.latency import queries_needed
 from tailrank.core.measurement import Measurement
 from tailrank.core.query import Batch
@@ -19,7 +19,7 @@ from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
 from tailrank.runtime.live import run_live
 from tailrank.runtime.measurement import WARMUP_FRACTION, to_measurement
-from tailrank.runtime.record import RunResult
+from tailrank.runtime.record import QueryOutcome, RunResult
 from tailrank.runtime.virtual import TableServiceTime, simulate
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.workload.schedule import WorkloadConfig, draw_schedule
@@ -88,7 +88,11 @@ class LoadTest:
         return to_measurement(result, offered_qps=qps, sla=config.sla)
 
     def live(self, policy: PolicyConfig, qps: float) -> tuple[Measurement, RunResult]:
-        """A run on this host, with real features and scores; with its rows, for the report."""
+        """A run on this host, with real features and scores; with its rows, for the report.
+
+        Raises:
+            ServingError: a batch failed; says why.
+        """
         config = self.config
         schedule = draw_schedule(
             config.workload,
@@ -103,6 +107,12 @@ class LoadTest:
             run_batch=self._target.run_batch,
             initialise_worker=initialise_worker,
         )
+        if result.first_error is not None:
+            # A broken ranker must not pass for a slow one.
+            lost = int((result.queries.outcome == QueryOutcome.FAILED).sum())
+            raise ServingError(
+                f"{lost} of {len(schedule)} queries failed; the first: {result.first_error}"
+            ) from result.first_error
         return to_measurement(result, offered_qps=qps, sla=config.sla), result
 
 
@@ -114,7 +124,7 @@ def measure_profile(
         config,
         target.run_batch,
         target.pool.payload,
-        device=target.ranker.device,
+        device=target.profile_label,
         ids_per_item=target.ids_per_item,
         initialise_worker=initialise_worker,
         on_progress=on_progress,

@@ -64,6 +64,12 @@ class OperatingPointConfig:
     def __post_init__(self) -> None:
         if self.num_workers < 1:
             raise ConfigError("--workers", self.num_workers, "at least 1")
+        if not self.seconds > 0:
+            raise ConfigError("--duration", self.seconds, "a time above 0")
+        if not self.profile_seconds > 0:
+            raise ConfigError("--profile-budget", self.profile_seconds, "a time above 0")
+        if self.seed < 0:
+            raise ConfigError("--seed", self.seed, "a whole number from 0")
         self.policy_of(1)
         parse_query_sizes(self.sizes)
 
@@ -83,9 +89,10 @@ class OperatingPointConfig:
     def profile_config(self) -> ProfileConfig:
         """A grid that holds every batch the search can make."""
         top = self.items_max
+        parts_top = 1 if self.policy == "static" else min(NUM_PARTS_GRID[-1], top)
         return ProfileConfig(
             num_items=(*(items for items in NUM_ITEMS_GRID if items < top), top),
-            num_parts=(1,) if self.policy == "static" else NUM_PARTS_GRID,
+            num_parts=(*(parts for parts in NUM_PARTS_GRID if parts < parts_top), parts_top),
             num_workers=self.num_workers,
             budget_s=self.profile_seconds,
             seed=self.seed,

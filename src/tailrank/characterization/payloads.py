@@ -23,7 +23,6 @@ from tailrank.inference import Ranker
 # One pool is far larger than any last-level cache and far smaller than the tables.
 _POOL_BYTES = 192 << 20
 _POOL_ROWS = (2048, 65536)
-_POOL_USERS = 512
 
 
 class QueryPool:
@@ -42,12 +41,9 @@ class QueryPool:
     def random(cls, spec: FeatureSpec, seed: int) -> QueryPool:
         """A pool of uniform ids and normal dense features for any specification."""
         generator = torch.Generator().manual_seed(seed)
-        row_bytes = 8 * (spec.ids_per_row("item") + len(spec.sparse("item")))
-        row_bytes += 4 * spec.dense_width("item")
-        rows = int(min(max(_POOL_BYTES / max(row_bytes, 1), _POOL_ROWS[0]), _POOL_ROWS[1]))
         return cls(
-            _random_side(spec, "user", _POOL_USERS, generator),
-            _random_side(spec, "item", rows, generator),
+            _random_side(spec, "user", _pool_rows(spec, "user"), generator),
+            _random_side(spec, "item", _pool_rows(spec, "item"), generator),
         )
 
     @property
@@ -101,6 +97,13 @@ def batch_runner(ranker: Ranker, pool: QueryPool) -> Callable[[Batch], Sequence[
         return torch.split(scores_B, [part.num_items for part in batch.parts])
 
     return run
+
+
+def _pool_rows(spec: FeatureSpec, side: Side) -> int:
+    """Rows of one side of a pool."""
+    row_bytes = 8 * (spec.ids_per_row(side) + len(spec.sparse(side))) + 4 * spec.dense_width(side)
+    least, most = _POOL_ROWS
+    return int(min(max(_POOL_BYTES / max(row_bytes, 1), least), most))
 
 
 def _random_side(

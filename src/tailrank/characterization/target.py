@@ -72,6 +72,17 @@ class Target:
         """Ids of a query per item."""
         return ids_per_item(self.spec)
 
+    @property
+    def profile_label(self) -> str:
+        """What a service-time table of this target is good for: this model, sizes and precision."""
+        rows = sum(table.num_embeddings for table in self.spec.tables)
+        users = len(self.spec.sparse("user"))
+        description = self.ranker.describe()
+        return (
+            f"{self.ranker.device} {self.name} rows={rows} user_tables={users} "
+            f"precision={description.get('precision', 'fp32')}"
+        )
+
     def describe(self) -> dict[str, object]:
         """What was chosen, for the result file; the papers' setting is no user table."""
         num_user = len(self.spec.sparse("user"))

@@ -42,6 +42,7 @@ def profile(
     from tailrank.characterization.load_test import measure_overhead_ns, measure_profile
     from tailrank.characterization.service_time import ProfileConfig
     from tailrank.characterization.target import TargetConfig, open_target
+    from tailrank.core.files import check_writable
     from tailrank.core.sla import parse_duration_ns
     from tailrank.inference.precision import Precision
     from tailrank.reporting.console import Console
@@ -49,6 +50,7 @@ def profile(
     from tailrank.reporting.tables import service_time_table
     from tailrank.runtime.live import resolve_workers
 
+    check_writable(out.parent)
     console = Console(json=json)
     target_config = TargetConfig(
         target=target,
@@ -65,6 +67,7 @@ def profile(
     loaded = open_target(target_config, console.note)
     with console.progress("profile", 1.0) as advance:
         table = measure_profile(loaded, profile_config, advance)
+    out.parent.mkdir(parents=True, exist_ok=True)
     table.save(out)
     console.show(service_time_table(table))
     metrics = {"profile.dispatch_overhead_us": measure_overhead_ns() / 1e3}

@@ -117,8 +117,8 @@ def train(
             seed=seed,
         ),
     )
-    checkpoints = out.with_name(out.name + ".checkpoint")
     check_output(out, overwrite=overwrite or resume)
+    checkpoints = out.with_name(out.name + ".checkpoint")
     _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
     console = Console(json=json)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +132,8 @@ def train(
     needed = recipe.bytes_needed(dataset.spec)
     console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
     check_fits(needed)
+    if overwrite and not resume and checkpoints.is_dir():
+        _remove(checkpoints)  # not before the input is known to be good
     with _interruptible() as should_stop, _progress(console) as progress:
         trained = train_and_test(
             dataset,
@@ -176,12 +178,10 @@ def _check_checkpoints(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
     if resume and not folder.is_dir():
         raise ConfigError("--resume", str(folder), "the checkpoints of an interrupted run")
-    if folder.is_dir() and not resume:
-        if not overwrite:
-            raise ConfigError(
-                "--out", str(folder), "no interrupted run here; --resume or --overwrite it"
-            )
-        _remove(folder)
+    if folder.is_dir() and not resume and not overwrite:
+        raise ConfigError(
+            "--out", str(folder), "no interrupted run here; --resume or --overwrite it"
+        )
 
 
 def _remove(folder: Path) -> None:

@@ -26,11 +26,11 @@ def tune(
     sizes: str = "production",
     out: Path,
     policy: str = "static",
-    delay: str = "1ms",
+    delay: str | None = None,
     workers: int | None = None,
-    duration: str = "10s",
+    duration: str | None = None,
     profile: Path | None = None,
-    profile_budget: str = "20s",
+    profile_budget: str | None = None,
     scale: float = 1.0,
     user_tables: int | None = None,
     precision: str | None = None,
@@ -53,22 +53,23 @@ def tune(
         sizes: Items per query: fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production or mlperf.
         out: Folder for result.json, report.html and the profile.
         policy: Policy to tune: static or coalescing.
-        delay: Longest wait of a query for company under coalescing.
+        delay: Longest wait of a query for company, under coalescing; default: 1ms.
         workers: Worker threads; default: all cores.
-        duration: Length of each run, simulated and live.
+        duration: Length of each run, simulated and live; default: 10s.
         profile: Service-time table from tailrank profile; default: measure it now.
-        profile_budget: Time for measuring it.
+        profile_budget: Time for measuring it; default: 20s.
         scale: Factor on the rows of a preset's tables.
         user_tables: Tables of a preset that belong to the user's side.
         precision: Number formats of a preset: fp32, bf16, or rows=bf16,dense=fp32.
         simulate_only: Leave the live runs out.
-        quick: Short profile and runs, for a first look; the intervals are wide.
+        quick: Default to runs of 2s and a profile of 4s, for a first look with wide intervals.
         seed: Seed of arrivals, sizes, features and a preset's weights.
         overwrite: Replace what is in the folder.
         json: Print the result as JSON on standard output.
     """
     from tailrank.characterization.operating_point import OperatingPointConfig
     from tailrank.characterization.target import TargetConfig, open_target
+    from tailrank.core.errors import ConfigError
     from tailrank.core.files import check_output, replace_directory
     from tailrank.core.service_time import ServiceTimeTable
     from tailrank.core.sla import SLA, parse_duration_ns
@@ -87,21 +88,27 @@ def tune(
         precision=None if precision is None else Precision.parse(precision),
         seed=seed,
     )
-    budget_ns = parse_duration_ns(profile_budget, "--profile-budget")
+    if delay is not None and policy == "static":
+        raise ConfigError("--delay", delay, "nothing under the static policy, which never waits")
+    delay = delay or ("0ms" if policy == "static" else "1ms")
+    duration = duration or ("2s" if quick else "10s")
+    profile_budget = profile_budget or ("4s" if quick else "20s")
     config = OperatingPointConfig(
         sla=SLA.parse(sla),
         sizes=sizes,
         policy=policy,
-        delay_ns=parse_duration_ns(delay, "--delay") if policy == "coalescing" else 0,
+        delay_ns=parse_duration_ns(delay, "--delay"),
         num_workers=resolve_workers(workers),
-        seconds=2.0 if quick else parse_duration_ns(duration, "--duration") / 1e9,
-        profile_seconds=4.0 if quick else budget_ns / 1e9,
+        seconds=parse_duration_ns(duration, "--duration") / 1e9,
+        profile_seconds=parse_duration_ns(profile_budget, "--profile-budget") / 1e9,
         live=not simulate_only,
         seed=seed,
     )
     table = None if profile is None else ServiceTimeTable.load(profile)
     console = Console(json=json)
     loaded = open_target(target_config, console.note)
+    if table is not None and table.device != loaded.profile_label:
+        raise ConfigError("--profile", table.device, f"a profile of {loaded.profile_label}")
     point = search(config, loaded, table, console)
     with replace_directory(out, overwrite=overwrite) as folder:
         point.table.save(folder / "profile.json")
@@ -163,6 +170,6 @@ def exit_code(point: OperatingPoint) -> int:
 
     if point.interrupted:
         return EXIT_INTERRUPTED
-    if point.tuned.best.capacity_qps == 0.0:
-        return EXIT_BOUND_MISSED
-    return 0 if validity(point).valid else EXIT_INVALID_MEASUREMENT
+    if not validity(point).valid:
+        return EXIT_INVALID_MEASUREMENT
+    return 0 if point.tuned.best.capacity_qps else EXIT_BOUND_MISSED

@@ -31,10 +31,29 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that already holds something, before hours of work go into it.
 
     Raises:
-        ConfigError: `path` is a file, or a folder with content and `overwrite` is False.
+        ConfigError: `path` is a file or the folder that we are in, a folder with content and
+            `overwrite` is False, or no folder can be made there.
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
+    resolved, here = path.resolve(), Path.cwd()
+    if resolved == here or resolved in here.parents:
+        raise ConfigError("--out", str(path), "a folder below or beside this one, as in runs/first")
+    check_writable(resolved.parent)
+    occupied = path.is_dir() and any(path.iterdir()) and not overwrite
+    if occupied or (path.exists() and not path.is_dir()):
         raise ConfigError("--out", str(path), "a folder that is new or empty, or --overwrite")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that neither exists with permission to write nor can be made.
+
+    Raises:
+        ConfigError: the nearest existing ancestor is a file, or may not be written to.
+    """
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError("--out", str(folder), f"a place to write to, which {existing} is not")
 
 
 @contextmanager
@@ -47,8 +66,10 @@ def replace_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ConfigError: see `check_output`.
     """
     check_output(path, overwrite=overwrite)
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old: Path | None = None
     try:
         yield fresh
         fresh.chmod(0o755)
@@ -56,9 +77,13 @@ def replace_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.rename(path, old / "replaced")
             os.rename(fresh, path)
-            shutil.rmtree(old)
         else:
             os.rename(fresh, path)
     except BaseException:
+        if old is not None and not path.exists():
+            os.rename(old / "replaced", path)
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError, DataError, OutsideProfile
+from tailrank.core.files import replace_text
 
 AXES = ("num_parts", "num_items", "ids_per_item", "busy_workers")
 _FORMAT_VERSION = 1
@@ -28,7 +29,7 @@ class ServiceTimeTable:
     """Median service time of a batch and its spread.
 
     Args:
-        device: what ran the batches, such as `cpu`.
+        device: what ran the batches, such as `cpu`, and which model's.
         axes: the grid, one strictly increasing tuple per name in `AXES`. `ids_per_item` may hold
             one value (bags of fixed size): then only batches of that many ids per item are known,
             to within one id per item.
@@ -50,6 +51,8 @@ class ServiceTimeTable:
         shape = tuple(len(self.axes[name]) for name in AXES)
         if self.median_ns.shape != shape:
             raise ConfigError("median_ns.shape", self.median_ns.shape, f"the axes' shape {shape}")
+        if not len(self.spread) or not all(shape):
+            raise ConfigError("spread and axes", "an empty one", "at least one entry each")
         for name in AXES:
             points = self.axes[name]
             if any(low >= high for low, high in pairwise(points)):
@@ -144,7 +147,7 @@ class ServiceTimeTable:
             "median_ns": values,
             "spread": [float(ratio) for ratio in self.spread],
         }
-        path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        replace_text(path, json.dumps(record) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ServiceTimeTable:

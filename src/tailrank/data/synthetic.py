@@ -107,8 +107,10 @@ class SyntheticConfig:
             raise ConfigError("synthetic.seed", self.seed, "0 or more")
         if not 0.0 < self.click_rate < 1.0:
             raise ConfigError("synthetic.click_rate", self.click_rate, "above 0 and below 1")
-        if self.zipf_exponent <= 0.0:
-            raise ConfigError("synthetic.zipf_exponent", self.zipf_exponent, "above 0")
+        if not 0.0 < self.zipf_exponent < 100.0:
+            raise ConfigError(
+                "synthetic.zipf_exponent", self.zipf_exponent, "above 0 and below 100"
+            )
         for field in ("dense_std", "effect_std", "interaction_std"):
             if getattr(self, field) < 0.0:
                 raise ConfigError(f"synthetic.{field}", getattr(self, field), "0 or more")

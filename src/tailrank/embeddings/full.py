@@ -35,8 +35,8 @@ class EmbeddingTables(nn.Module):
 
     Args:
         spec: its tables must share one dim.
-        generator: draws the weights, U(-1/sqrt(rows), 1/sqrt(rows)) per table; None: zeros, for a
-            model whose weights are about to be loaded.
+        generator: draws the weights, U(-1/sqrt(rows), 1/sqrt(rows)) per table; None: left
+            unset, and its memory untouched, for weights that are about to be loaded.
 
     Raises:
         ConfigError: tables of different dims.
@@ -54,7 +54,7 @@ class EmbeddingTables(nn.Module):
         rows = [table.num_embeddings for table in spec.tables]
         firsts = [sum(rows[:index]) for index in range(len(rows))]
         self.first_row = dict(zip((table.name for table in spec.tables), firsts, strict=True))
-        weight_VD = torch.zeros(sum(rows), self.embedding_dim)
+        weight_VD = torch.empty(sum(rows), self.embedding_dim)
         self.weight_VD = nn.Parameter(weight_VD, requires_grad=False)
         if generator is not None:
             self.reset(generator)

@@ -26,7 +26,6 @@ from tailrank.kernels import onednn
 from tailrank.models.dlrm import DLRM
 
 DenseBackend = Literal["mkl", "onednn"]
-_COPY_ROWS = 1 << 18
 # Rows of the timing that chooses a backend: the mean part of a production query.
 _CALIBRATION_ROWS = 128
 _CALIBRATION_ROUNDS = 15
@@ -56,7 +55,7 @@ class PackedMLP(nn.Module):
                 continue
             if not isinstance(module, nn.Linear):
                 raise BackendUnavailable(
-                    f"the cpu ranker has no {type(module).__name__} layer; use --device eager"
+                    f"the cpu ranker has no {type(module).__name__} layer; the eager ranker has"
                 )
             rectified = index + 1 < len(modules) and isinstance(modules[index + 1], nn.ReLU)
             weight_MN = module.weight.detach().to(dtype)
@@ -146,12 +145,12 @@ class CpuRanker:
         }
 
 
-def move_to_arena(tables: EmbeddingTables, dtype: torch.dtype) -> Arena:
-    """Move the merged weight onto huge pages, converted to `dtype`; `tables` then reads there."""
-    old_VD = tables.weight_VD.detach()
-    arena = Arena(tuple(old_VD.shape), dtype)
-    for first in range(0, old_VD.shape[0], _COPY_ROWS):
-        arena.tensor[first : first + _COPY_ROWS].copy_(old_VD[first : first + _COPY_ROWS])
+def place_in_arena(tables: EmbeddingTables, dtype: torch.dtype) -> Arena:
+    """Give `tables` a merged weight of zeros on huge pages, for weights that follow.
+
+    Nothing is copied: a model whose weight was never touched never has it in memory twice.
+    """
+    arena = Arena(tuple(tables.weight_VD.shape), dtype)
     tables.weight_VD = nn.Parameter(arena.tensor, requires_grad=False)
     return arena
 

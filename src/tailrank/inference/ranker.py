@@ -11,7 +11,7 @@ from torch import Tensor
 from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureBatch
 from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weights, read_record
-from tailrank.inference.cpu import CpuRanker, DenseBackend, move_to_arena
+from tailrank.inference.cpu import CpuRanker, DenseBackend, place_in_arena
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.precision import DTYPES, Precision
 from tailrank.models import ModelConfig, build_model
@@ -69,7 +69,7 @@ def load(
         return EagerRanker(model), record
     if device != "cpu":
         raise ConfigError("--device", device, " or ".join(DEVICES))
-    arena = move_to_arena(model.tables, DTYPES[precision.rows])
+    arena = place_in_arena(model.tables, DTYPES[precision.rows])
     fill_weights(path, model)
     return CpuRanker(model, arena, precision, dense_backend), record
 
@@ -105,7 +105,7 @@ def random_ranker(
     precision = precision or Precision()
     check_fits(bytes_needed(config, precision))
     model = build_model(config, None)
-    arena = move_to_arena(model.tables, DTYPES[precision.rows])
+    arena = place_in_arena(model.tables, DTYPES[precision.rows])
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.tables.reset(generator)

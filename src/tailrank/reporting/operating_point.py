@@ -92,12 +92,14 @@ def report_data(point: OperatingPoint) -> ReportData:
 
 def policy_rows(point: OperatingPoint) -> list[PolicyRow]:
     """The rows of the policy table; ratios against the baseline of the same kind of measurement."""
-    baseline_qps = point.baseline.best.capacity_qps
+    both_live = point.baseline.live is not None and point.tuned.live is not None
+    baseline = point.baseline.best if both_live else point.baseline.simulated
     rows = []
     for prefix, contender in _contenders(point):
         best = contender.best
         latency = _latencies_ms(point, best.at)
-        ratio = best.capacity_qps / baseline_qps if baseline_qps else math.inf
+        compared_qps = (best if both_live else contender.simulated).capacity_qps
+        ratio = compared_qps / baseline.capacity_qps if baseline.capacity_qps else math.inf
         rows.append(
             PolicyRow(
                 policy=contender.name if contender.live else f"{contender.name}*",
@@ -108,7 +110,7 @@ def policy_rows(point: OperatingPoint) -> list[PolicyRow]:
                 latency_ms_p99=latency["p99"],
                 latency_ms_max=latency["max"],
                 simulated_qps=contender.simulated.capacity_qps,
-                ratio=ratio if prefix == "tuned" and best.capacity_qps else None,
+                ratio=ratio if prefix == "tuned" and compared_qps else None,
             )
         )
     return rows

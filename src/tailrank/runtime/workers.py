@@ -147,6 +147,7 @@ class WorkerPool:
         except threading.BrokenBarrierError:
             pass  # a worker could not be initialised; its error is raised below
         finally:
+            self._ready.abort()  # an interrupt may leave workers waiting there
             self._stop()
         end_s = time.monotonic() + _JOIN_GRACE_S
         for slot, thread in enumerate(threads):

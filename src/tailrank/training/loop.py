@@ -260,7 +260,9 @@ class _Run:
         self._since.clear()
         if self.validates:
             values = evaluate(self.step.model, self.dataset, ("validation",)).compute()
-            point = replace(point, validation_auc=values.auc, validation_logloss=values.logloss)
+            # Rows of one class have no AUC, and JSON no NaN.
+            auc = None if math.isnan(values.auc) else values.auc
+            point = replace(point, validation_auc=auc, validation_logloss=values.logloss)
         result.curve.append(point)
         best = self._best_point()
         result.best_step = best.step

@@ -72,7 +72,7 @@ class Recipe:
 
 
 RECIPES = {
-    # Chosen on validation rows only; benchmarks/results holds the runs.
+    # Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
     "criteo": Recipe(
         embedding_dim=32,
         bottom_mlp=(256,),

@@ -75,7 +75,7 @@ def parse_query_sizes(spec: str) -> QuerySizes:
 
 
 def _fixed(spec: str, num_items: float) -> QuerySizes:
-    if num_items != int(num_items) or not 1 <= num_items <= _ITEMS_MAX:
+    if not 1 <= num_items <= _ITEMS_MAX or num_items != int(num_items):
         raise ConfigError("sizes", spec, f"fixed:N with a whole N from 1 to {_ITEMS_MAX}")
     return QuerySizes(spec, int(num_items), lambda _, count: np.full(count, num_items))
 

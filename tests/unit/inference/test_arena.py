@@ -1,9 +1,12 @@
 """The huge-page arena."""
 
+import subprocess
+import sys
+
 import torch
 
 from tailrank.inference.arena import HUGE_PAGE_BYTES, Arena
-from tailrank.inference.cpu import move_to_arena
+from tailrank.inference.cpu import place_in_arena
 from tailrank.models import build_model
 from tailrank.models.presets import load_preset
 
@@ -26,9 +29,26 @@ def test_huge_pages_are_reported_not_assumed() -> None:
     assert granted % HUGE_PAGE_BYTES == 0
 
 
-def test_moving_tables_keeps_their_values() -> None:
-    model = build_model(load_preset("dlrm-rmc1", scale=1e-5), seed=3)
-    before = model.tables.weight_VD.detach().clone()
-    arena = move_to_arena(model.tables, torch.float32)
+def test_tables_read_from_the_arena() -> None:
+    model = build_model(load_preset("dlrm-rmc1", scale=1e-5), None)
+    arena = place_in_arena(model.tables, torch.bfloat16)
     assert model.tables.weight_VD.data_ptr() == arena.tensor.data_ptr()
-    torch.testing.assert_close(model.tables.weight_VD.data, before, rtol=0, atol=0)
+    assert model.tables.weight_VD.dtype is torch.bfloat16
+
+
+def test_a_model_is_never_in_memory_twice() -> None:
+    """RMC1's tables are announced as 102 MB, and about that is what they take at the peak."""
+    code = """
+import resource
+from tailrank.inference.ranker import random_ranker
+from tailrank.models.presets import load_preset
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+random_ranker(load_preset("dlrm-rmc1", scale=1e-5), seed=0)
+before = peak()
+ranker = random_ranker(load_preset("dlrm-rmc1", scale=0.025), seed=0)
+print(ranker.describe()["table_bytes"], peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    table_bytes, grown = map(int, done.stdout.split())
+    assert table_bytes == 102_400_000
+    assert grown < 1.2 * table_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from importlib.resources import files
 
@@ -32,8 +33,8 @@ def load_preset(name: str, *, scale: float = 1.0, user_tables: int | None = None
     """
     if name not in preset_names():
         raise ConfigError("preset", name, "one of " + ", ".join(preset_names()))
-    if not scale > 0.0:
-        raise ConfigError("--scale", scale, "a number above 0")
+    if not 0.0 < scale < math.inf:
+        raise ConfigError("--scale", scale, "a finite number above 0")
     record = tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text("utf-8"))
     tables = record["tables"]
     count, num_user = tables["count"], tables["user_tables"]
