@@ -131,7 +131,9 @@ class OperatingPoint:
         config: what was looked for.
         table: service times that the simulation used.
         baseline: the largest query spread over all workers.
-        tuned: the best batch size.
+        tuned: the best batch size: of those that were served live, if any was.
+        overruled: the winner of the simulation, where the baseline held more live; then `tuned`
+            is the baseline.
         search: every simulated batch size.
         interrupted: True if a keyboard interrupt ended the search or the live runs early.
     """
@@ -141,6 +143,7 @@ class OperatingPoint:
     baseline: PolicyCapacity
     tuned: PolicyCapacity
     search: SearchResult
+    overruled: PolicyCapacity | None = None
     interrupted: bool = False
 
 
@@ -250,6 +253,12 @@ def _verify(point: OperatingPoint, load: LoadTest, on_progress: OnProgress) -> O
         return replace(point, interrupted=True)
     if same:
         point = replace(point, baseline=replace(point.tuned, name=point.baseline.name))
+    elif point.tuned.best.capacity_qps < point.baseline.best.capacity_qps:
+        # What was served counts for more than what was simulated.
+        overruled = replace(point.tuned, name="simulated best")
+        point = replace(
+            point, tuned=replace(point.baseline, name=point.tuned.name), overruled=overruled
+        )
     on_progress("live", 1.0, "")
     return point
 

@@ -95,7 +95,10 @@ def policy_rows(point: OperatingPoint) -> list[PolicyRow]:
     both_live = point.baseline.live is not None and point.tuned.live is not None
     baseline = point.baseline.best if both_live else point.baseline.simulated
     rows = []
-    for prefix, contender in _contenders(point):
+    shown = [contender for _, contender in _contenders(point)]
+    if point.overruled is not None:
+        shown.insert(1, point.overruled)
+    for contender in shown:
         best = contender.best
         latency = _latencies_ms(point, best.at)
         compared_qps = (best if both_live else contender.simulated).capacity_qps
@@ -110,7 +113,7 @@ def policy_rows(point: OperatingPoint) -> list[PolicyRow]:
                 latency_ms_p99=latency["p99"],
                 latency_ms_max=latency["max"],
                 simulated_qps=contender.simulated.capacity_qps,
-                ratio=ratio if prefix == "tuned" and compared_qps else None,
+                ratio=ratio if contender is not point.baseline and compared_qps else None,
             )
         )
     return rows
@@ -138,8 +141,8 @@ def _capacity_by_batch(point: OperatingPoint) -> list[CapacityPoint]:
     """Every simulated batch size in rising order, with the live capacity where it was measured."""
     live = {
         contender.policy: contender.live.capacity_qps
-        for _, contender in _contenders(point)
-        if contender.live is not None
+        for contender in (point.baseline, point.tuned, point.overruled)
+        if contender is not None and contender.live is not None
     }
     return [
         CapacityPoint(
