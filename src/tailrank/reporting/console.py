@@ -44,11 +44,13 @@ class Console:
             TimeRemainingColumn(),
             TextColumn("{task.fields[remark]}"),
         )
-        with Progress(*columns, console=self._progress, transient=True) as bar:
+        # No refresh by itself: its thread would take the interpreter from the workers ten times a
+        # second, in the middle of what is being measured.
+        with Progress(*columns, console=self._progress, transient=True, auto_refresh=False) as bar:
             task = bar.add_task(label, total=total, remark="")
 
             def advance(completed: float, remark: str = "") -> None:
-                bar.update(task, completed=completed, remark=remark)
+                bar.update(task, completed=completed, remark=remark, refresh=True)
 
             yield advance
 
