@@ -1,7 +1,7 @@
 """Quality on real clicks: DLRM beside logistic regression on the same rows of the Criteo sample.
 
-Settings are those of `tailrank train dlrm --data criteo:…` (RECIPES["criteo"]), found on validation
-rows only, as is the penalty of the regression. Each model is then refitted on the first 6/7 in time
+Settings are those of `tailrank train dlrm --data criteo:…` (its recipe), found on validation rows
+only, as is the penalty of the regression. Each model is then refitted on the first 6/7 in time
 and scores the last 1/7 once per seed. The difference of the AUCs (mean over seeds, and of each
 seed) has a paired bootstrap interval over rows.
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from peers.logistic_regression import fit_logistic, predict, read_hashed
-from tailrank.data.criteo import CriteoConfig, CriteoDataset
 from tailrank.data.dataset import split_bounds
+from tailrank.data.registry import open_dataset
 from tailrank.metrics import BinaryMetrics, paired_bootstrap_auc
 from tailrank.reporting.result import Result, to_json, write_result
 from tailrank.training.procedure import Trained, train_and_test
@@ -79,7 +79,7 @@ def main() -> None:
         command="bench_criteo_quality",
         config={
             "data": str(arguments.data),
-            "recipe": RECIPES["criteo"].to_dict(),
+            "recipe": RECIPES["dlrm", "criteo"].to_dict(),
             "logistic_regression": {"penalty": penalty, "penalties": penalties},
             "seeds": seeds,
         },
@@ -94,16 +94,9 @@ def main() -> None:
 
 def dlrm(path: Path, seed: int) -> Trained:
     """The recipe with another seed: chosen on validation, refitted, tested once."""
-    recipe = RECIPES["criteo"]
+    recipe = RECIPES["dlrm", "criteo"]
     recipe = replace(recipe, training=replace(recipe.training, seed=seed))
-    dataset = CriteoDataset(
-        CriteoConfig(
-            path=path,
-            min_count=recipe.min_count,
-            embedding_dim=recipe.embedding_dim,
-            integer_buckets=recipe.integer_buckets,
-        )
-    )
+    dataset = open_dataset(f"criteo:{path}", recipe.data)
     trained = train_and_test(dataset, recipe, refit=True)
     assert trained is not None
     return trained

@@ -302,8 +302,11 @@ class Labels:
         values_BT: float32, 0 or 1.
         mask_BT: bool, False where a label is unknown; None: all known.
         weights_B: float32 sample weights; None: all 1.
+        group_B: int64, the user or query that each item belongs to, for metrics per group; None:
+            the data has no groups.
     """
 
     values_BT: Tensor
     mask_BT: Tensor | None = None
     weights_B: Tensor | None = None
+    group_B: Tensor | None = None

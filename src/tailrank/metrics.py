@@ -51,13 +51,16 @@ class BinaryMetrics:
     def __init__(self) -> None:
         self._scores: list[Floats] = []
         self._labels: list[NDArray[np.bool_]] = []
+        self._groups: list[NDArray[np.int64]] = []
 
-    def update(self, scores: ArrayLike, labels: ArrayLike) -> None:
+    def update(self, scores: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None) -> None:
         """Add rows.
 
         Args:
             scores: predicted probabilities, any shape, each in [0, 1].
             labels: 0 or 1, as many.
+            groups: the user or query of each row, for metrics per group; all updates bring them,
+                or none does.
 
         Raises:
             ConfigError: sizes differ, a score is NaN or outside [0, 1], or a label is neither.
@@ -73,6 +76,13 @@ class BinaryMetrics:
         positive = label == 1
         if not (positive | (label == 0)).all():
             raise ConfigError("labels", np.unique(label)[:4].tolist(), "0 and 1")
+        if (groups is not None) != (len(self._groups) == len(self._scores)) and self._scores:
+            raise ConfigError("groups", "some", "groups in all updates, or in none")
+        if groups is not None:
+            group = np.asarray(groups, dtype=np.int64).reshape(-1)
+            if group.shape != score.shape:
+                raise ConfigError("groups", group.shape, f"as many as scores, {score.shape}")
+            self._groups.append(group)
         self._scores.append(score)
         self._labels.append(positive)
 
@@ -85,6 +95,11 @@ class BinaryMetrics:
     def labels(self) -> NDArray[np.bool_]:
         """All labels so far, in order."""
         return np.concatenate(self._labels) if self._labels else np.empty(0, dtype=np.bool_)
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Groups of all rows so far, in order; None where there are none."""
+        return np.concatenate(self._groups) if self._groups else None
 
     def compute(self) -> MetricValues:
         """Metrics of everything so far.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tailrank.cli import main
-from tailrank.data.criteo import CriteoConfig, CriteoDataset
+from tailrank.data.registry import open_dataset
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.inference.ranker import load_model
 from tailrank.training.evaluation import evaluate
@@ -30,7 +30,7 @@ def one_thread():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_synthetic_labels_are_learned_within_two_hundredths(seed: int) -> None:
     dataset = SyntheticDataset(SyntheticConfig(seed=seed))
-    trained = train_and_test(dataset, RECIPES["synthetic"])
+    trained = train_and_test(dataset, RECIPES["dlrm", "synthetic"])
     assert trained is not None
     metrics = trained.metrics()
     assert metrics["auc_attainable"] - 0.02 < metrics["auc_test"] < metrics["auc_attainable"]
@@ -40,7 +40,9 @@ def test_synthetic_labels_are_learned_within_two_hundredths(seed: int) -> None:
 
 def test_refit_scores_the_test_with_the_refitted_model(tmp_path: Path) -> None:
     dataset = SyntheticDataset(SyntheticConfig(rows=5600, num_embeddings=40))
-    trained = train_and_test(dataset, RECIPES["synthetic"], refit=True, checkpoints=tmp_path)
+    trained = train_and_test(
+        dataset, RECIPES["dlrm", "synthetic"], refit=True, checkpoints=tmp_path
+    )
     assert trained is not None
     assert trained.refit is not None
     assert trained.refit.step == trained.recipe.training.steps
@@ -166,15 +168,9 @@ def test_evaluate_refuses_other_data(tmp_path: Path, capsys) -> None:
 
 
 def test_the_real_log_is_learned(shared_data: Path) -> None:
-    recipe = RECIPES["criteo"]
-    dataset = CriteoDataset(
-        CriteoConfig(
-            path=shared_data / "criteo_kaggle" / "train.tsv",
-            min_count=recipe.min_count,
-            embedding_dim=recipe.embedding_dim,
-            integer_buckets=recipe.integer_buckets,
-        )
-    )
+    recipe = RECIPES["dlrm", "criteo"]
+    path = shared_data / "criteo_kaggle" / "train.tsv"
+    dataset = open_dataset(f"criteo:{path}", recipe.data)
     trained = train_and_test(dataset, recipe, refit=True)
     assert trained is not None
     metrics = trained.metrics()

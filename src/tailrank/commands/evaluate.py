@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from tailrank.data.dataset import Dataset
-    from tailrank.data.vocabulary import Vocabulary
     from tailrank.inference.artifact import ArtifactRecord
 
 
@@ -60,31 +59,17 @@ def open_for(artifact: Path, record: ArtifactRecord, data: str) -> Dataset:
         ConfigError: another kind of data, or rows with other features.
         DataError: the rows or the vocabulary cannot be used.
     """
-    from tailrank.core.errors import ConfigError
-    from tailrank.data.registry import DatasetName, open_dataset
+    from tailrank.core.errors import ConfigError, DataError
+    from tailrank.data.registry import DatasetName, DataSettings, open_dataset
 
-    kind = DatasetName.parse(data).kind
-    if kind != record.training.get("data"):
-        trained_on = record.training.get("data", "something else")
+    kind, trained = DatasetName.parse(data).kind, record.training
+    if kind != trained.get("data"):
+        trained_on = trained.get("data", "something else")
         raise ConfigError("--data", data, f"{trained_on}:…, as the model was trained on")
-    dataset = open_dataset(
-        data,
-        embedding_dim=record.config.spec.tables[0].embedding_dim,
-        integer_buckets=record.training["recipe"]["integer_buckets"],
-        vocabulary=_vocabulary(artifact, record) if kind == "criteo" else None,
-    )
+    settings = DataSettings.from_dict(trained["recipe"]["data"])
+    dataset = open_dataset(data, settings, fitted=artifact)
+    if dataset.fitted_fingerprint != trained["fitted_fingerprint"]:
+        raise DataError(artifact, "holds a vocabulary that is not this model's")
     if dataset.spec != record.config.spec:
         raise ConfigError("--data", data, "rows with the features that the model was trained on")
     return dataset
-
-
-def _vocabulary(artifact: Path, record: ArtifactRecord) -> Vocabulary:
-    """The vocabulary beside the model, which must be the one it was trained with."""
-    from tailrank.commands.train import VOCABULARY_FILE
-    from tailrank.core.errors import DataError
-    from tailrank.data.vocabulary import Vocabulary
-
-    vocabulary = Vocabulary.load(artifact / VOCABULARY_FILE)
-    if vocabulary.fingerprint != record.training.get("vocabulary"):
-        raise DataError(artifact / VOCABULARY_FILE, "not the vocabulary of this model")
-    return vocabulary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +37,6 @@ def export(
         json: Print the result as JSON on standard output.
     """
     from tailrank.commands.evaluate import open_for
-    from tailrank.commands.train import VOCABULARY_FILE
     from tailrank.core.errors import ConfigError
     from tailrank.core.files import check_output, replace_directory
     from tailrank.inference.artifact import save_artifact
@@ -94,8 +92,7 @@ def export(
                 precision=wanted,
                 quality_gate={**figures, "max_auc_drop": max_auc_drop},
             )
-            if (artifact / VOCABULARY_FILE).exists():
-                shutil.copy(artifact / VOCABULARY_FILE, folder)
+            dataset.save_fitted(folder)
             write_result(folder / "result.json", result)
     else:
         console.note("refused: nothing was written")

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 _Settings = TypeVar("_Settings", bound=Any)
 
-VOCABULARY_FILE = "vocabulary.safetensors"
 _EXIT_INTERRUPTED = 130
 
 
 def train(
-    model: Literal["dlrm"],
+    model: str,
     *,
     data: str,
     out: Path,
@@ -44,6 +43,8 @@ def train(
     bottom_mlp: str | None = None,
     top_mlp: str | None = None,
     interaction: Literal["dot", "cat"] | None = None,
+    features: str | None = None,
+    schema: Path | None = None,
     min_count: int | None = None,
     integer_buckets: Annotated[bool | None, Parameter(negative="--no-integer-buckets")] = None,
     seed: int = 0,
@@ -61,7 +62,7 @@ def train(
     Example: tailrank train dlrm --data criteo:train.tsv --refit --out runs/criteo
 
     Args:
-        model: Architecture.
+        model: Architecture: dlrm.
         data: criteo:PATH (TSV as published, or .gz), or synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
@@ -79,6 +80,8 @@ def train(
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
+        features: Names of the features to use, as in user_id,movie_id; default: all.
+        schema: What the columns of a table mean, for table:FILE.
         min_count: Categories seen fewer times count as unknown.
         integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
         seed: Of weights and row order.
@@ -91,19 +94,26 @@ def train(
     from tailrank.models.memory import check_fits, format_bytes
     from tailrank.reporting.console import Console
     from tailrank.training.procedure import train_and_test
-    from tailrank.training.recipe import RECIPES
+    from tailrank.training.recipe import recipe_for
 
-    kind = DatasetName.parse(data).kind
-    recipe = _changed(
-        RECIPES[kind],
-        embedding_dim=embedding_dim,
-        bottom_mlp=_widths("--bottom-mlp", bottom_mlp),
-        top_mlp=_widths("--top-mlp", top_mlp),
-        interaction=interaction,
-        min_count=min_count,
-        integer_buckets=integer_buckets,
+    recipe = recipe_for(model, DatasetName.parse(data).kind)
+    sizes = {
+        "bottom_mlp": _widths("--bottom-mlp", bottom_mlp),
+        "top_mlp": _widths("--top-mlp", top_mlp),
+        "interaction": interaction,
+    }
+    recipe = replace(
+        recipe,
+        sizes={**recipe.sizes, **{name: size for name, size in sizes.items() if size is not None}},
+        data=_changed(
+            recipe.data,
+            embedding_dim=embedding_dim,
+            min_count=min_count,
+            integer_buckets=integer_buckets,
+            features=None if features is None else tuple(filter(None, features.split(","))),
+        ),
         training=_changed(
-            RECIPES[kind].training,
+            recipe.training,
             epochs=epochs,
             batch_items=batch_items,
             lr=lr,
@@ -122,13 +132,7 @@ def train(
     _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
     console = Console(json=json)
     out.parent.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(
-        data,
-        embedding_dim=recipe.embedding_dim,
-        min_count=recipe.min_count,
-        integer_buckets=recipe.integer_buckets,
-        scratch=out.parent,
-    )
+    dataset = open_dataset(data, recipe.data, schema=schema, scratch=out.parent)
     needed = recipe.bytes_needed(dataset.spec)
     console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
     check_fits(needed)
@@ -148,7 +152,7 @@ def train(
         console.note(f"stopped; saved in {checkpoints}. Go on with the same command and --resume")
         return _EXIT_INTERRUPTED
     with replace_directory(out, overwrite=overwrite or resume) as folder:
-        result = _write(folder, out, trained, data=data, kind=kind, refit=refit, seed=seed)
+        result = _write(folder, out, trained, data=data, refit=refit, seed=seed)
     _remove(checkpoints)
     _show(console, result.metrics)
     console.finish(result)
@@ -221,19 +225,17 @@ def _progress(console: Console) -> Iterator[Callable[[str, Progress], None]]:
 
 
 def _write(
-    folder: Path, out: Path, trained: Trained, *, data: str, kind: str, refit: bool, seed: int
+    folder: Path, out: Path, trained: Trained, *, data: str, refit: bool, seed: int
 ) -> Result:
-    """Put artifact, vocabulary, learning curve and result into `folder`, soon to be `out`."""
-    from tailrank.data.criteo import CriteoDataset
+    """Put artifact, vocabulary, test scores, learning curve and result into `folder`."""
     from tailrank.inference.artifact import save_artifact
     from tailrank.reporting.report_data import LearningPoint, ReportData
     from tailrank.reporting.result import Result, write_result
+    from tailrank.training.scores import save_scores
 
-    record = {**trained.record(), "data": kind, "vocabulary": None}
-    if isinstance(trained.dataset, CriteoDataset):
-        trained.dataset.vocabulary.save(folder / VOCABULARY_FILE)
-        record["vocabulary"] = trained.dataset.vocabulary.fingerprint
-    save_artifact(folder, trained.model, training=record)
+    trained.dataset.save_fitted(folder)
+    save_scores(folder, trained.test)
+    save_artifact(folder, trained.model, training=trained.record())
     curve = [
         LearningPoint(
             step=point.step,

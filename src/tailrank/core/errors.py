@@ -2,7 +2,7 @@
 
     TailrankError
     ├── ConfigError          a setting is wrong: names the field, its value and what is allowed
-    ├── DataError            a file is wrong: names path, line (where there is one) and reason
+    ├── DataError            a file is wrong: names path, line, column, value and reason
     ├── BackendUnavailable   this host or build cannot do what was asked for
     ├── OutsideProfile       a service time was asked for that nobody measured
     └── ServingError
@@ -44,13 +44,31 @@ class DataError(TailrankError):
         path: the file.
         reason: what is wrong and what was expected.
         line: 1-based line number, where the fault has one.
+        column: name of the column, where the fault lies in one.
+        value: what stands there; long ones are shown in part.
     """
 
-    def __init__(self, path: str | Path, reason: str, line: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        reason: str,
+        line: int | None = None,
+        *,
+        column: str | None = None,
+        value: object = None,
+    ) -> None:
         place = f"{path}:{line}" if line is not None else str(path)
+        if column is not None:
+            place += f": column {column!r}"
+        if value is not None:
+            shown = ascii(value)
+            place += f"{':' if column is None else ','} value {shown[:60]}"
+            place += "…" if len(shown) > 60 else ""
         super().__init__(f"{place}: {reason}")
         self.path = str(path)
         self.line = line
+        self.column = column
+        self.value = value
         self.reason = reason
 
 

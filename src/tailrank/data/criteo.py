@@ -35,6 +35,7 @@ from tailrank.data.dataset import (
 from tailrank.data.vocabulary import Bits, Values, Vocabulary
 from tailrank.features import Feature, FeatureSpec, Labels, TableSpec
 
+VOCABULARY_FILE = "vocabulary.safetensors"
 _BLOCK_ROWS = 1 << 16
 _ROWS_MIN = 7  # one per seventh
 
@@ -91,6 +92,8 @@ class CriteoDataset:
         self.config, self.vocabulary, self._columns = config, vocabulary, columns
         self._bounds: dict[Split, tuple[int, int]] = split_bounds(columns.num_rows)
         self.spec = _spec(vocabulary.table_rows, config.embedding_dim)
+        self.rows_fingerprint = columns.sha256
+        self.fitted_fingerprint: str | None = vocabulary.fingerprint
         text = f"{columns.sha256} {vocabulary.fingerprint} {config.embedding_dim}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._id_BF = columns.create(np.int32, config.num_sparse)
@@ -100,6 +103,10 @@ class CriteoDataset:
     def num_rows(self, splits: Sequence[Split]) -> int:
         """Rows of these splits together."""
         return len(contiguous_range(self._bounds, splits))
+
+    def save_fitted(self, folder: Path) -> None:
+        """Write the vocabulary."""
+        self.vocabulary.save(folder / VOCABULARY_FILE)
 
     def for_refit(self) -> CriteoDataset:
         """The same rows with the vocabulary fitted on train + validation."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -14,6 +15,8 @@ from tailrank.features import FeatureBatch, FeatureSpec, Labels, SideFeatures
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, Split, Split] = ("train", "validation", "test")
+ReadingProgress = Callable[[float, str], None]
+"""Told the fraction of a file that is read, and a remark such as `412,000 rows/s`."""
 Batches = Iterator[tuple[FeatureBatch, Labels]]
 
 
@@ -24,6 +27,11 @@ class Dataset(Protocol):
     spec: FeatureSpec
     fingerprint: str
     """Hex digest of content and settings: same digest, same batches."""
+    rows_fingerprint: str
+    """Hex digest of the rows and how they are split, however they are encoded: same digest, same
+    test rows."""
+    fitted_fingerprint: str | None
+    """Hex digest of what was fitted on the training rows (a vocabulary); None: nothing is."""
 
     def num_rows(self, splits: Sequence[Split]) -> int:
         """Item rows of these splits together."""
@@ -45,6 +53,10 @@ class Dataset(Protocol):
             shuffle_seed: seed of a new order; None keeps time order.
             first_batch: batches to leave out at the start, to continue an interrupted run.
         """
+        ...
+
+    def save_fitted(self, folder: Path) -> None:
+        """Write what was fitted into a model's folder, so that other rows are read alike."""
         ...
 
     def for_refit(self) -> Dataset:

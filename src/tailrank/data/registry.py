@@ -5,11 +5,13 @@ To add one: a file beside this one, and a branch in `open_dataset`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from tailrank.core.errors import ConfigError
-from tailrank.data.criteo import CriteoConfig, CriteoDataset
+from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
+from tailrank.data.dataset import Dataset, ReadingProgress
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.data.vocabulary import Vocabulary
 
@@ -32,58 +34,95 @@ class DatasetName:
             ConfigError: unknown kind, or a path is missing.
         """
         kind, _, rest = text.partition(":")
-        if kind not in KINDS or (kind == "criteo" and not rest):
+        if kind not in KINDS or (kind != "synthetic" and not rest):
             raise ConfigError("--data", text, _FORMS)
         return cls(kind, rest)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """How rows become features; an artifact remembers it, so that other rows are read alike.
+
+    Args:
+        embedding_dim: dim of every table.
+        min_count: categories seen fewer times become *unknown*; for data that has rare ones.
+        integer_buckets: whether Criteo's integers are also categories; 13 more tables.
+        features: names of the features to use; None: all.
+    """
+
+    embedding_dim: int = 16
+    min_count: int = 2
+    integer_buckets: bool = False
+    features: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_dim", "min_count"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "at least 1")
+        if self.features is not None and not self.features:
+            raise ConfigError("features", self.features, "at least one name")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> DataSettings:
+        """Read what `to_dict` wrote."""
+        features = record["features"]
+        return cls(**{**record, "features": None if features is None else tuple(features)})
+
+
 def open_dataset(
     text: str,
+    settings: DataSettings | None = None,
     *,
-    embedding_dim: int = 16,
-    min_count: int = 2,
-    integer_buckets: bool = False,
+    fitted: Path | None = None,
+    schema: Path | None = None,
     scratch: Path | None = None,
-    vocabulary: Vocabulary | None = None,
-) -> CriteoDataset | SyntheticDataset:
+    progress: ReadingProgress | None = None,
+) -> Dataset:
     """The data set that `text` names.
 
     Args:
         text: `criteo:PATH` or `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
-        embedding_dim: dim of every table.
-        min_count: see `CriteoConfig`; a synthetic log has no rare categories to drop.
-        integer_buckets: see `CriteoConfig`; likewise.
-        scratch: see `CriteoConfig`.
-        vocabulary: see `CriteoDataset`.
+        settings: how rows become features.
+        fitted: folder of a trained model, whose vocabulary is then used; None: fit one.
+        schema: what the columns of a table mean; for data that needs to be told.
+        scratch: folder for temporary columns; None: the system's.
+        progress: told how far reading is.
 
     Raises:
         ConfigError: unknown kind or setting.
         DataError: the file cannot be used.
     """
-    name = DatasetName.parse(text)
+    name, settings = DatasetName.parse(text), settings or DataSettings()
+    if schema is not None:
+        raise ConfigError("--schema", str(schema), f"nothing: {name.kind} needs no schema")
     if name.kind == "synthetic":
-        return SyntheticDataset(_synthetic_config(name.rest, embedding_dim))
+        return SyntheticDataset(_synthetic_config(name.rest, settings.embedding_dim))
     config = CriteoConfig(
         path=Path(name.rest),
-        min_count=min_count,
-        embedding_dim=embedding_dim,
-        integer_buckets=integer_buckets,
+        min_count=settings.min_count,
+        embedding_dim=settings.embedding_dim,
+        integer_buckets=settings.integer_buckets,
         scratch=scratch,
     )
+    vocabulary = None if fitted is None else Vocabulary.load(fitted / VOCABULARY_FILE)
     return CriteoDataset(config, vocabulary)
 
 
 def _synthetic_config(text: str, embedding_dim: int) -> SyntheticConfig:
     """Read `name=value,…`."""
     kinds = {f.name: float if f.type == "float" else int for f in fields(SyntheticConfig)}
-    settings: dict[str, float | int] = {"embedding_dim": embedding_dim}
+    values: dict[str, float | int] = {"embedding_dim": embedding_dim}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in kinds or name == "embedding_dim":
             allowed = sorted(kinds.keys() - {"embedding_dim"})
             raise ConfigError("--data synthetic", part, f"name=value with one of {allowed}")
         try:
-            settings[name] = kinds[name](value)
+            values[name] = kinds[name](value)
         except ValueError:
             raise ConfigError(f"--data synthetic:{name}", value, kinds[name].__name__) from None
-    return SyntheticConfig(**settings)  # type: ignore[arg-type]
+    return SyntheticConfig(**values)  # type: ignore[arg-type]

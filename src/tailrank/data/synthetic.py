@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -152,6 +153,9 @@ class SyntheticDataset:
         self.config = config
         self.spec = config.spec()
         self.fingerprint = hashlib.sha256(repr(config).encode()).hexdigest()
+        rows = repr(replace(config, embedding_dim=1))
+        self.rows_fingerprint = hashlib.sha256(rows.encode()).hexdigest()
+        self.fitted_fingerprint: str | None = None
         # Splits end on whole users: rows of one user share features and may not leak over.
         bounds = split_bounds(config.rows // config.items_per_user)
         self._user_bounds: dict[Split, tuple[int, int]] = bounds
@@ -169,6 +173,9 @@ class SyntheticDataset:
         """Item rows of these splits together."""
         return len(contiguous_range(self._user_bounds, splits)) * self.config.items_per_user
 
+    def save_fitted(self, folder: Path) -> None:
+        """Nothing: nothing is fitted."""
+
     def for_refit(self) -> SyntheticDataset:
         """Itself: nothing is fitted."""
         return self
@@ -182,15 +189,21 @@ class SyntheticDataset:
         first_batch: int = 0,
     ) -> Batches:
         """See `Dataset.batches`; a shuffle reorders users, whose items stay together."""
-        for features, label_B, _ in self._rows(splits, batch_items, shuffle_seed, first_batch):
-            yield features, Labels(values_BT=torch.from_numpy(label_B).unsqueeze(1))
+        for rows in self._rows(splits, batch_items, shuffle_seed, first_batch):
+            yield (
+                rows.features,
+                Labels(
+                    values_BT=torch.from_numpy(rows.label_B).unsqueeze(1),
+                    group_B=torch.from_numpy(rows.user_B),
+                ),
+            )
 
     def attainable_auc(self) -> float:
         """AUC of the true probability on the test rows: no model can expect to do better."""
         if self._attainable is None:
             metrics = BinaryMetrics()
-            for _, label_B, probability_B in self._rows(("test",), _CHUNK_ROWS, None, 0):
-                metrics.update(probability_B, label_B)
+            for rows in self._rows(("test",), _CHUNK_ROWS, None, 0):
+                metrics.update(rows.probability_B, rows.label_B)
             self._attainable = metrics.compute().auc
         return self._attainable
 
@@ -224,15 +237,16 @@ class SyntheticDataset:
         probability_B = expit(logit_B)
         label_B = _uniform(config.seed, _STREAMS["label"], item_B) < probability_B
         features = FeatureBatch(user=user, item=item, item_to_user_B=torch.from_numpy(to_user_B))
-        return _Rows(features, label_B.astype(np.float32), probability_B)
+        return _Rows(features, label_B.astype(np.float32), probability_B, user_U[to_user_B])
 
 
 class _Rows(NamedTuple):
-    """Features, labels and true probabilities of one batch."""
+    """Features, labels, true probabilities and users of one batch."""
 
     features: FeatureBatch
     label_B: NDArray[np.float32]
     probability_B: Floats
+    user_B: Ints
 
 
 class _Teacher:

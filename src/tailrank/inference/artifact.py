@@ -23,8 +23,7 @@ from safetensors.torch import save_file
 from tailrank.core.errors import ConfigError, DataError
 from tailrank.core.files import replace_text
 from tailrank.inference.precision import DTYPES, Precision
-from tailrank.models import ModelConfig, config_from_dict
-from tailrank.models.dlrm import DLRM
+from tailrank.models import ModelConfig, RankingModel, config_from_dict
 from tailrank.models.registry import config_to_dict
 
 FORMAT_VERSION = 1
@@ -53,7 +52,7 @@ class ArtifactRecord:
 
 def save_artifact(
     path: Path,
-    model: DLRM,
+    model: RankingModel,
     *,
     training: dict[str, Any],
     precision: Precision | None = None,
@@ -133,7 +132,7 @@ def check_files(path: Path, record: ArtifactRecord) -> None:
             raise DataError(file, f"damaged: its sha256 is not the one in {MODEL_FILE}")
 
 
-def fill_weights(path: Path, model: DLRM) -> None:
+def fill_weights(path: Path, model: RankingModel) -> None:
     """Copy the artifact's weights into `model`, in place and block by block.
 
     The model may hold its rows in another format or on other pages; nothing is held twice.

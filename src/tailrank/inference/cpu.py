@@ -23,7 +23,7 @@ from tailrank.features import FeatureBatch
 from tailrank.inference.arena import Arena
 from tailrank.inference.precision import DTYPES, Precision
 from tailrank.kernels import onednn
-from tailrank.models.dlrm import DLRM
+from tailrank.models import RankingModel
 
 DenseBackend = Literal["mkl", "onednn"]
 # Rows of the timing that chooses a backend: the mean part of a production query.
@@ -107,7 +107,7 @@ class CpuRanker:
 
     def __init__(
         self,
-        model: DLRM,
+        model: RankingModel,
         arena: Arena,
         precision: Precision,
         dense_backend: DenseBackend | None = None,
@@ -155,7 +155,9 @@ def place_in_arena(tables: EmbeddingTables, dtype: torch.dtype) -> Arena:
     return arena
 
 
-def _with_packed_layers(model: DLRM, backend: DenseBackend, dtype: torch.dtype) -> DLRM:
+def _with_packed_layers(
+    model: RankingModel, backend: DenseBackend, dtype: torch.dtype
+) -> RankingModel:
     """A shallow copy of the model with every stack of linears packed; the tables are shared."""
     packed = copy.copy(model)
     packed._modules = dict(model._modules)
@@ -165,7 +167,7 @@ def _with_packed_layers(model: DLRM, backend: DenseBackend, dtype: torch.dtype) 
     return packed
 
 
-def _time_backends(model: DLRM, dtype: torch.dtype) -> dict[str, float]:
+def _time_backends(model: RankingModel, dtype: torch.dtype) -> dict[str, float]:
     """Median microseconds of all stacks on one thread, by backend, measured in turns."""
     backends: list[DenseBackend] = []
     if dtype is torch.float32:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tailrank.features import FeatureBatch
-from tailrank.models.dlrm import DLRM
+from tailrank.models import RankingModel
 
 
 class EagerRanker:
@@ -21,7 +21,7 @@ class EagerRanker:
 
     device = "eager"
 
-    def __init__(self, model: DLRM) -> None:
+    def __init__(self, model: RankingModel) -> None:
         self.model = model.eval()
 
     def rank(self, batch: FeatureBatch) -> Tensor:

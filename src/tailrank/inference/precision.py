@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from tailrank.core.errors import ConfigError
-from tailrank.models.dlrm import DLRM
+from tailrank.models import RankingModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -55,7 +55,7 @@ class Precision:
         return self.rows if self.rows == self.dense else f"rows={self.rows},dense={self.dense}"
 
 
-def round_weights(model: DLRM, precision: Precision) -> None:
+def round_weights(model: RankingModel, precision: Precision) -> None:
     """Give the fp32 weights of `model`, in place, the values that `precision` can hold."""
     for parameter in model.dense_parameters():
         parameter.data.copy_(parameter.data.to(DTYPES[precision.dense]))

@@ -14,8 +14,7 @@ from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weight
 from tailrank.inference.cpu import CpuRanker, DenseBackend, place_in_arena
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.precision import DTYPES, Precision
-from tailrank.models import ModelConfig, build_model
-from tailrank.models.dlrm import DLRM
+from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.memory import check_fits
 
 DEVICES = ("cpu", "eager")
@@ -74,7 +73,7 @@ def load(
     return CpuRanker(model, arena, precision, dense_backend), record
 
 
-def load_model(path: Path) -> tuple[DLRM, ArtifactRecord]:
+def load_model(path: Path) -> tuple[RankingModel, ArtifactRecord]:
     """The artifact's model in fp32, for evaluation, further training and export.
 
     Raises:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailrank.core.errors import ConfigError
-from tailrank.embeddings import EmbeddingTables, Pooled
+from tailrank.embeddings import Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
 from tailrank.kernels.interaction import dot_interaction
 from tailrank.models.layers import expand_users, mlp
+from tailrank.models.ranking_model import RankingModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,25 @@ class DLRMConfig:
         if self.interaction == "dot" and self.bottom_mlp and self.bottom_mlp[-1] != dim:
             raise ConfigError("bottom_mlp", self.bottom_mlp, f"a last width of {dim}, the dim")
 
+    @classmethod
+    def for_spec(
+        cls,
+        spec: FeatureSpec,
+        *,
+        bottom_mlp: tuple[int, ...] = (64,),
+        top_mlp: tuple[int, ...] = (64,),
+        interaction: Literal["dot", "cat"] = "dot",
+    ) -> DLRMConfig:
+        """Sizes for these features from *hidden* widths; the last layers follow by themselves."""
+        has_dense = any(feature.kind == "dense" for feature in spec.features)
+        last = spec.tables[0].embedding_dim if spec.tables else 1
+        return cls(
+            spec=spec,
+            bottom_mlp=(*bottom_mlp, last) if has_dense else (),
+            top_mlp=(*top_mlp, 1),
+            interaction=interaction,
+        )
+
     @property
     def num_dense(self) -> int:
         """N over both sides."""
@@ -71,7 +91,7 @@ class DLRMConfig:
         return bottom + self.num_sparse * self.spec.tables[0].embedding_dim
 
 
-class DLRM(nn.Module):
+class DLRM(RankingModel):
     """The network.
 
     Args:
@@ -80,16 +100,10 @@ class DLRM(nn.Module):
     """
 
     def __init__(self, config: DLRMConfig, generator: torch.Generator | None) -> None:
-        super().__init__()
-        self.config = config
-        self.tables = EmbeddingTables(config.spec, generator)
+        super().__init__(config, generator)
+        self.config: DLRMConfig = config
         self.bottom = mlp((config.num_dense, *config.bottom_mlp), generator, last_linear=False)
         self.top = mlp((config.top_input_width, *config.top_mlp), generator, last_linear=True)
-
-    def embed(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings, the part that touches the tables."""
-        pooled: Pooled = self.tables(batch)
-        return pooled
 
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled embeddings, the part that autograd sees."""
@@ -116,11 +130,3 @@ class DLRM(nn.Module):
             parts.append(dot_interaction(vectors_BFD))
         logits_BT: Tensor = self.top(torch.cat(parts, dim=1))
         return logits_BT
-
-    def forward(self, batch: FeatureBatch) -> Tensor:
-        """Logits (B, 1) of a batch."""
-        return self.score(batch, self.embed(batch))
-
-    def dense_parameters(self) -> list[nn.Parameter]:
-        """Every parameter outside the tables."""
-        return [*self.bottom.parameters(), *self.top.parameters()]

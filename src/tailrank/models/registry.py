@@ -5,60 +5,82 @@ To add one: a file beside this one, and a line in `_ARCHITECTURES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from tailrank.core.errors import ConfigError
-from tailrank.embeddings import EmbeddingTables, Pooled
-from tailrank.features import FeatureBatch, FeatureSpec
+from tailrank.features import FeatureSpec
 from tailrank.models.dlrm import DLRM, DLRMConfig
+from tailrank.models.ranking_model import ModelConfig, RankingModel
 
-ModelConfig = DLRMConfig
 
-_ARCHITECTURES: dict[str, tuple[Callable[..., DLRMConfig], Callable[..., DLRM]]] = {
-    "dlrm": (DLRMConfig, DLRM),
+class _Architecture(NamedTuple):
+    """A config class and the model that it describes."""
+
+    config: Any
+    model: Callable[[Any, torch.Generator | None], RankingModel]
+
+
+_ARCHITECTURES: dict[str, _Architecture] = {
+    "dlrm": _Architecture(DLRMConfig, DLRM),
 }
 
 
-class RankingModel(Protocol):
-    """What every model offers beside being an `nn.Module` that maps a batch to logits (B, T)."""
+def architecture_names() -> list[str]:
+    """Names of all architectures."""
+    return list(_ARCHITECTURES)
 
-    tables: EmbeddingTables
-    config: ModelConfig
 
-    def embed(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings."""
-        ...
+def size_names(architecture: str) -> list[str]:
+    """The sizes of an architecture that a person chooses: the keywords of its `for_spec`.
 
-    def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
-        """Logits (B, T) from pooled embeddings."""
-        ...
+    Raises:
+        ConfigError: unknown architecture.
+    """
+    parameters = inspect.signature(_architecture(architecture).config.for_spec).parameters
+    return [name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
-    def dense_parameters(self) -> list[nn.Parameter]:
-        """Every parameter outside the tables."""
-        ...
+
+def config_for(architecture: str, spec: FeatureSpec, sizes: Mapping[str, Any]) -> ModelConfig:
+    """The config of an architecture for these features.
+
+    Raises:
+        ConfigError: unknown architecture or size, or features that it has no use for.
+    """
+    known = size_names(architecture)
+    for name in sizes:
+        if name not in known:
+            allowed = f"sizes of {architecture}: {', '.join(known) or 'it has none'}"
+            raise ConfigError("--" + name.replace("_", "-"), sizes[name], allowed)
+    config: ModelConfig = _architecture(architecture).config.for_spec(spec, **sizes)
+    return config
 
 
 def architecture_of(config: ModelConfig) -> str:
     """The registered name of a config's architecture."""
-    return next(name for name, (kind, _) in _ARCHITECTURES.items() if type(config) is kind)
+    return next(name for name, entry in _ARCHITECTURES.items() if type(config) is entry.config)
 
 
-def build_model(config: ModelConfig, seed: int | None) -> DLRM:
+def build_model(config: ModelConfig, seed: int | None) -> RankingModel:
     """A model with weights drawn from `seed`, or zeros with `seed=None` (weights follow)."""
-    _, build = _ARCHITECTURES[architecture_of(config)]
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return build(config, generator)
+    return _ARCHITECTURES[architecture_of(config)].model(config, generator)
+
+
+def num_dense_parameters(config: ModelConfig) -> int:
+    """Numbers outside the tables, counted without allocating any."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_model(config, None).dense_parameters())
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """A JSON-ready record of architecture and sizes."""
-    sizes = {name: value for name, value in asdict(config).items() if name != "spec"}
-    return {"architecture": architecture_of(config), **sizes, "spec": config.spec.to_dict()}
+    """A JSON-ready record."""
+    record: dict[str, Any] = asdict(config)  # type: ignore[call-overload]  # each is a dataclass
+    return {"architecture": architecture_of(config), **record, "spec": config.spec.to_dict()}
 
 
 def config_from_dict(record: dict[str, Any]) -> ModelConfig:
@@ -68,12 +90,18 @@ def config_from_dict(record: dict[str, Any]) -> ModelConfig:
         ConfigError: unknown architecture, unknown or missing size.
     """
     sizes = dict(record)
-    name = sizes.pop("architecture", None)
-    if name not in _ARCHITECTURES:
-        raise ConfigError("architecture", name, f"one of {sorted(_ARCHITECTURES)}")
+    entry = _architecture(sizes.pop("architecture", None))
     try:
         spec = FeatureSpec.from_dict(sizes.pop("spec"))
         tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items()}
-        return _ARCHITECTURES[name][0](spec=spec, **tuples)
+        config: ModelConfig = entry.config(spec=spec, **tuples)
     except (KeyError, TypeError) as error:
         raise ConfigError("model", str(error), "the fields of a recorded model") from None
+    return config
+
+
+def _architecture(name: str | None) -> _Architecture:
+    """The architecture of that name."""
+    if name not in _ARCHITECTURES:
+        raise ConfigError("architecture", name, f"one of {sorted(_ARCHITECTURES)}")
+    return _ARCHITECTURES[name]

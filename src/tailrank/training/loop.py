@@ -17,7 +17,7 @@ from typing import Any
 
 from tailrank.core.errors import ConfigError
 from tailrank.data.dataset import Dataset, Split
-from tailrank.models.dlrm import DLRM
+from tailrank.models import RankingModel
 from tailrank.training.checkpoint import (
     load_checkpoint,
     restore_model,
@@ -111,7 +111,7 @@ class TrainingResult:
 
 
 def fit(
-    model: DLRM,
+    model: RankingModel,
     dataset: Dataset,
     config: TrainingConfig,
     *,
@@ -164,7 +164,7 @@ class _Run:
 
     def __init__(
         self,
-        model: DLRM,
+        model: RankingModel,
         dataset: Dataset,
         config: TrainingConfig,
         folder: Path,

@@ -10,8 +10,7 @@ from typing import Any
 
 from tailrank.data.dataset import Dataset
 from tailrank.metrics import BinaryMetrics
-from tailrank.models import build_model
-from tailrank.models.dlrm import DLRM
+from tailrank.models import RankingModel, build_model
 from tailrank.training.evaluation import evaluate
 from tailrank.training.loop import Progress, TrainingResult, fit, refit_config
 from tailrank.training.recipe import Recipe
@@ -30,7 +29,7 @@ class Trained:
         test: scores of the test rows, collected once.
     """
 
-    model: DLRM
+    model: RankingModel
     dataset: Dataset
     recipe: Recipe
     chosen: TrainingResult
@@ -62,7 +61,10 @@ class Trained:
         """What the artifact remembers of the training."""
         return {
             "recipe": self.recipe.to_dict(),
+            "data": self.dataset.name,
             "fingerprint": self.dataset.fingerprint,
+            "rows_fingerprint": self.dataset.rows_fingerprint,
+            "fitted_fingerprint": self.dataset.fitted_fingerprint,
             "chosen": self.chosen.to_dict(),
             "refit": None if self.refit is None else self.refit.to_dict(),
             "metrics": self.metrics(),

@@ -18,7 +18,7 @@ from torch import Tensor
 from tailrank.embeddings import Pooled
 from tailrank.features import SIDES, FeatureBatch, Labels, Side, SideFeatures
 from tailrank.kernels.reference import pooled_lookup
-from tailrank.models.dlrm import DLRM
+from tailrank.models import RankingModel
 from tailrank.training.config import TrainingConfig
 from tailrank.training.optimizers import (
     RowGradients,
@@ -51,7 +51,7 @@ class TrainStep:
         config: optimisers and rates.
     """
 
-    def __init__(self, model: DLRM, config: TrainingConfig) -> None:
+    def __init__(self, model: RankingModel, config: TrainingConfig) -> None:
         self.model, self.config = model, config
         table_lr = config.lr if config.table_lr is None else config.table_lr
         self.tables = table_optimizer(

@@ -3,12 +3,14 @@
 import pytest
 
 from tailrank.core.errors import ConfigError, DataError
-from tailrank.data.registry import open_dataset
+from tailrank.data.registry import DataSettings, open_dataset
 from tailrank.data.synthetic import SyntheticConfig
 
 
 def test_synthetic_settings_are_read() -> None:
-    dataset = open_dataset("synthetic:rows=800,seed=4,zipf_exponent=1.2", embedding_dim=8)
+    dataset = open_dataset(
+        "synthetic:rows=800,seed=4,zipf_exponent=1.2", DataSettings(embedding_dim=8)
+    )
     assert dataset.config == SyntheticConfig(rows=800, seed=4, zipf_exponent=1.2, embedding_dim=8)
     assert open_dataset("synthetic").config == SyntheticConfig()
 

@@ -1,0 +1,59 @@
+"""What every architecture is: tables, the part that reads them, and the part that autograd sees.
+
+Knows no architecture. Legend: B item rows, T tasks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tailrank.embeddings import EmbeddingTables, Pooled
+from tailrank.features import FeatureBatch, FeatureSpec
+
+
+class ModelConfig(Protocol):
+    """Sizes of a model: a frozen dataclass beside it.
+
+    Its classmethod `for_spec(spec, **sizes)` makes one from the sizes that a person chooses.
+    """
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Features and tables."""
+        ...
+
+
+class RankingModel(nn.Module):
+    """Maps a batch to logits (B, T); an architecture adds its dense layers and `score`.
+
+    Args:
+        config: sizes.
+        generator: draws the initial weights; None: zeros, for weights about to be loaded.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.config = config
+        self.tables = EmbeddingTables(config.spec, generator)
+
+    def embed(self, batch: FeatureBatch) -> Pooled:
+        """Pooled embeddings, the part that touches the tables."""
+        pooled: Pooled = self.tables(batch)
+        return pooled
+
+    @abstractmethod
+    def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
+        """Logits (B, T) from pooled embeddings, the part that autograd sees."""
+
+    def forward(self, batch: FeatureBatch) -> Tensor:
+        """Logits (B, T) of a batch."""
+        return self.score(batch, self.embed(batch))
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Every parameter outside the tables."""
+        tables = {id(parameter) for parameter in self.tables.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in tables]
