@@ -16,6 +16,7 @@ from tailrank.inference import Ranker, load
 from tailrank.inference.artifact import read_record
 from tailrank.inference.precision import Precision
 from tailrank.inference.ranker import bytes_needed, random_ranker
+from tailrank.models import ModelConfig
 from tailrank.models.memory import format_bytes
 from tailrank.models.presets import load_preset
 
@@ -103,7 +104,7 @@ def open_target(config: TargetConfig, announce: Callable[[str], None]) -> Target
     """
     if config.target.startswith(PRESET_PREFIX):
         name = config.target.removeprefix(PRESET_PREFIX)
-        model = load_preset(name, scale=config.scale, user_tables=config.user_tables)
+        model: ModelConfig = load_preset(name, scale=config.scale, user_tables=config.user_tables)
         precision = config.precision or Precision()
         announce(_memory_line(name, bytes_needed(model, precision), precision))
         ranker = random_ranker(model, seed=config.seed, precision=precision)
