@@ -45,6 +45,7 @@ def export(
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result, write_result
     from tailrank.training.evaluation import evaluate
+    from tailrank.training.scores import save_scores
 
     console = Console(json=json)
     wanted = Precision.parse(precision)
@@ -57,7 +58,8 @@ def export(
     dataset = open_for(artifact, record, data)
     before = evaluate(model, dataset, (split,)).compute()
     round_weights(model, wanted)
-    after = evaluate(model, dataset, (split,)).compute()
+    scored = evaluate(model, dataset, (split,))
+    after = scored.compute()
     drop = (before.auc - after.auc) / before.auc
     figures = {
         f"auc_{split}_fp32": before.auc,
@@ -93,6 +95,8 @@ def export(
                 quality_gate={**figures, "max_auc_drop": max_auc_drop},
             )
             dataset.save_fitted(folder)
+            if split == "test":
+                save_scores(folder, scored, dataset.rows_fingerprint)
             write_result(folder / "result.json", result)
     else:
         console.note("refused: nothing was written")

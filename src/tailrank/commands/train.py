@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from tailrank.data.dataset import Dataset
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result
     from tailrank.training.loop import Progress
     from tailrank.training.procedure import Trained
+    from tailrank.training.recipe import Recipe
 
 _Settings = TypeVar("_Settings", bound=Any)
 
@@ -48,6 +50,7 @@ def train(
     min_count: int | None = None,
     integer_buckets: Annotated[bool | None, Parameter(negative="--no-integer-buckets")] = None,
     seed: int = 0,
+    dry_run: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     json: bool = False,
@@ -60,6 +63,8 @@ def train(
     Example: tailrank train dlrm --data synthetic:rows=300000,seed=1 --out runs/first
 
     Example: tailrank train dlrm --data criteo:train.tsv --refit --out runs/criteo
+
+    Example: tailrank train dlrm --data criteo:train.tsv --out runs/criteo --dry-run
 
     Args:
         model: Architecture: dlrm.
@@ -85,6 +90,7 @@ def train(
         min_count: Categories seen fewer times count as unknown.
         integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
         seed: Of weights and row order.
+        dry_run: Print rows, vocabulary sizes, memory and time, and write nothing.
         resume: Continue an interrupted run with the same settings.
         overwrite: Replace what is in OUT.
         json: Print the result as JSON on standard output.
@@ -131,11 +137,16 @@ def train(
     checkpoints = out.with_name(out.name + ".checkpoint")
     _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
     console = Console(json=json)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    dataset = open_dataset(data, recipe.data, schema=schema, scratch=out.parent)
+    if not dry_run:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = None if dry_run else out.parent
+    dataset = open_dataset(data, recipe.data, schema=schema, scratch=scratch)
     needed = recipe.bytes_needed(dataset.spec)
     console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
     check_fits(needed)
+    if dry_run:
+        _dry_run(console, dataset, recipe, data=data, refit=refit)
+        return 0
     if overwrite and not resume and checkpoints.is_dir():
         _remove(checkpoints)  # not before the input is known to be good
     with _interruptible() as should_stop, _progress(console) as progress:
@@ -157,6 +168,35 @@ def train(
     _show(console, result.metrics)
     console.finish(result)
     return 0
+
+
+def _dry_run(console: Console, dataset: Dataset, recipe: Recipe, *, data: str, refit: bool) -> None:
+    """Say what the run would take."""
+    from tailrank.reporting.result import Result
+    from tailrank.reporting.tables import feature_table
+    from tailrank.training.estimate import estimate_training
+
+    estimate = estimate_training(dataset, recipe, refit=refit)
+    console.show(feature_table(dataset.spec))
+    metrics: dict[str, float] = {
+        **{f"num_rows_{split}": count for split, count in estimate.num_rows.items()},
+        **{f"table_rows.{name}": rows for name, rows in estimate.table_rows.items()},
+        "memory_bytes": estimate.memory_bytes,
+        "num_steps": estimate.num_steps,
+        "train_samples_per_s": estimate.train_samples_per_s,
+        "seconds_max": estimate.seconds,
+    }
+    rows = ", ".join(f"{split} {count:,}" for split, count in estimate.num_rows.items())
+    console.note(f"rows: {rows}")
+    console.note(
+        f"time: at most {estimate.num_steps:,} steps at {estimate.train_samples_per_s:,.0f} "
+        f"samples/s and their evaluations, {estimate.seconds:,.0f} s; early stopping may end sooner"
+    )
+    console.note("dry run: nothing was trained or written")
+    config = {"data": data, "refit": refit, "recipe": recipe.to_dict(), "dry_run": True}
+    console.finish(
+        Result(command="train", config=config, seed=recipe.training.seed, metrics=metrics)
+    )
 
 
 def _changed(settings: _Settings, **values: object) -> _Settings:
@@ -234,7 +274,7 @@ def _write(
     from tailrank.training.scores import save_scores
 
     trained.dataset.save_fitted(folder)
-    save_scores(folder, trained.test)
+    save_scores(folder, trained.test, trained.dataset.rows_fingerprint)
     save_artifact(folder, trained.model, training=trained.record())
     curve = [
         LearningPoint(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tailrank.core.service_time import ServiceTimeTable
+from tailrank.features import FeatureSpec
 from tailrank.reporting.report_data import PolicyRow
 
 POLICY_HEADINGS = (
@@ -64,6 +65,29 @@ def service_time_table(profile: ServiceTimeTable) -> Table:
             for num_busy in workers
         ]
         table.add_row(f"{num_items:,.0f}", *(number(time_ns / 1e6) for time_ns in times_ns))
+    return table
+
+
+def feature_table(spec: FeatureSpec) -> Table:
+    """What the model reads: each feature, where it belongs, and the rows of its table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("feature", "side", "kind", "table", "rows", "dim", "ids or floats a row"):
+        right = heading in ("rows", "dim", "ids or floats a row")
+        table.add_column(heading, justify="right" if right else "left")
+    for feature in spec.features:
+        if feature.table is None:
+            table.add_row(feature.name, feature.side, feature.kind, "", "", "", f"{feature.width}")
+            continue
+        rows = spec.table(feature.table)
+        table.add_row(
+            feature.name,
+            feature.side,
+            feature.kind,
+            rows.name,
+            f"{rows.num_embeddings:,}",
+            f"{rows.embedding_dim}",
+            f"{feature.pooling_factor:.3g}",
+        )
     return table
 
 

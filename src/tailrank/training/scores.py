@@ -11,32 +11,40 @@ from tailrank.core.errors import ConfigError, DataError
 from tailrank.metrics import BinaryMetrics
 
 SCORES_FILE = "test_scores.parquet"
+_KEY = "tailrank_rows_fingerprint"
 
 
-def save_scores(folder: Path, scored: BinaryMetrics) -> None:
-    """Write score, label and group of every row into `folder`, in the order of the data."""
+def save_scores(folder: Path, scored: BinaryMetrics, rows_fingerprint: str) -> None:
+    """Write score, label and group of every row into `folder`, in the order of the data.
+
+    Args:
+        folder: exists.
+        scored: the rows.
+        rows_fingerprint: which rows they are; see `Dataset`.
+    """
     columns: dict[str, object] = {
         "score": scored.scores,
         "label": scored.labels.astype(np.uint8),
     }
     if scored.groups is not None:
         columns["group"] = scored.groups
-    pl.DataFrame(columns).write_parquet(folder / SCORES_FILE)
+    pl.DataFrame(columns).write_parquet(folder / SCORES_FILE, metadata={_KEY: rows_fingerprint})
 
 
-def load_scores(folder: Path) -> BinaryMetrics:
-    """Read what `save_scores` wrote.
+def load_scores(folder: Path) -> tuple[BinaryMetrics, str]:
+    """What `save_scores` wrote: the rows, and which they are.
 
     Raises:
         DataError: no scores there, or damaged ones.
     """
     file, scored = folder / SCORES_FILE, BinaryMetrics()
     try:
+        rows_fingerprint = pl.read_parquet_metadata(file)[_KEY]
         frame = pl.read_parquet(file)
         groups = frame["group"].to_numpy() if "group" in frame.columns else None
         scored.update(frame["score"].to_numpy(), frame["label"].to_numpy(), groups)
     except FileNotFoundError:
         raise DataError(file, "no test scores here; is it the folder of a trained model?") from None
-    except (pl.exceptions.PolarsError, OSError, ConfigError) as error:
-        raise DataError(file, f"damaged: {str(error).splitlines()[0]}") from None
-    return scored
+    except (pl.exceptions.PolarsError, OSError, KeyError, ConfigError) as error:
+        raise DataError(file, f"damaged: {(str(error).splitlines() or ['?'])[0]}") from None
+    return scored, rows_fingerprint

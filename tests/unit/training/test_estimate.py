@@ -1,0 +1,44 @@
+"""What a run is said to take, against what it takes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tailrank.cli import main
+from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
+from tailrank.training.estimate import estimate_training
+from tailrank.training.procedure import train_and_test
+from tailrank.training.recipe import Recipe, recipe_for
+
+
+def small() -> tuple[SyntheticDataset, Recipe]:
+    recipe = recipe_for("dlrm", "synthetic")
+    return SyntheticDataset(SyntheticConfig(rows=5600, num_embeddings=40)), recipe
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_rows_tables_and_steps_are_those_of_the_run(refit: bool) -> None:
+    dataset, recipe = small()
+    recipe = replace(recipe, training=replace(recipe.training, patience=99))
+    estimate = estimate_training(dataset, recipe, refit=refit)
+    assert estimate.num_rows == {"train": 4000, "validation": 800, "test": 800}
+    assert estimate.table_rows == {f"{side}_{i}": 40 for side in ("user", "item") for i in range(3)}
+    assert estimate.memory_bytes == recipe.bytes_needed(dataset.spec)
+    trained = train_and_test(dataset, recipe, refit=refit)
+    assert trained is not None
+    steps = trained.chosen.step
+    if trained.refit is not None and trained.chosen.best_step == steps:
+        steps += trained.refit.step
+    assert estimate.num_steps >= steps
+    assert estimate.seconds > 0.0
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "dlrm", "--data", "synthetic:rows=5600", "--out", "deep/run", "--dry-run"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    for expected in ("user_0", "500", "train 4,000", "memory", "samples/s", "nothing was trained"):
+        assert expected in printed
