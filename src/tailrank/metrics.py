@@ -1,13 +1,17 @@
 """How well scores rank and predict binary labels: streaming, NumPy only.
 
 Knows no model and no data set. A score is a predicted probability of label 1. Scores are kept
-(9 bytes a row), because an exact AUC needs all of them at once.
+(9 bytes a row, 17 with groups), because an exact AUC needs all of them at once.
+
+Legend: G groups (users or queries).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +21,13 @@ from tailrank.core.errors import ConfigError
 PROBABILITY_MIN = 1e-7
 """Probabilities are clipped to [1e-7, 1 - 1e-7] in the logloss; one sure miss costs 16.1 nats."""
 
+NDCG_DEPTH = 10
+"""Rows of a group, best scores first, that the NDCG looks at."""
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+ComparedMetric = Literal["auc", "grouped_auc", "ndcg_at_10"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,8 @@ class MetricValues:
             better than knowing the rate; NaN where only one class occurs.
             Source: He et al., Practical Lessons from Predicting Clicks on Ads, ADKDD 2014, 3.
         calibration: mean predicted over mean observed rate; NaN without a positive row.
+        grouped_auc: see `GroupValues`; NaN without groups.
+        ndcg_at_10: likewise.
     """
 
     num_rows: int
@@ -39,10 +51,47 @@ class MetricValues:
     logloss: float
     normalised_entropy: float
     calibration: float
+    grouped_auc: float = math.nan
+    ndcg_at_10: float = math.nan
 
     def to_dict(self) -> dict[str, float]:
         """The values by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupValues:
+    """Metrics of every group.
+
+    Args:
+        group_G: the groups, rising.
+        num_rows_G: rows of each.
+        auc_G: AUC inside each, ties counting half; NaN where only one class occurs.
+        ndcg_at_10_G: NDCG of the ten best scores of each, gain 1 for a positive row and discount
+            1 / log2(1 + rank); NaN without a positive row. Rows of one score share the mean of
+            what they would gain in any order among themselves.
+            Source: McSherry and Najork, Computing Information Retrieval Performance Measures
+            Efficiently in the Presence of Tied Scores, ECIR 2008.
+    """
+
+    group_G: Ints
+    num_rows_G: Ints
+    auc_G: Floats
+    ndcg_at_10_G: Floats
+
+    @property
+    def grouped_auc(self) -> float:
+        """Mean AUC, groups weighing as many rows as they have; NaN where no group has one.
+
+        Source: Zhu et al., Optimized Cost per Click in Taobao, KDD 2017; Zhou et al., Deep
+        Interest Network, arXiv 1706.06978, 6.2, with rows for impressions.
+        """
+        return _mean_of_known(self.auc_G, self.num_rows_G)
+
+    @property
+    def ndcg_at_10(self) -> float:
+        """Mean NDCG over groups with a positive row; NaN where there is none."""
+        return _mean_of_known(self.ndcg_at_10_G, np.ones(len(self.ndcg_at_10_G)))
 
 
 class BinaryMetrics:
@@ -50,8 +99,8 @@ class BinaryMetrics:
 
     def __init__(self) -> None:
         self._scores: list[Floats] = []
-        self._labels: list[NDArray[np.bool_]] = []
-        self._groups: list[NDArray[np.int64]] = []
+        self._labels: list[Bools] = []
+        self._groups: list[Ints] = []
 
     def update(self, scores: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None) -> None:
         """Add rows.
@@ -92,12 +141,12 @@ class BinaryMetrics:
         return np.concatenate(self._scores) if self._scores else np.empty(0)
 
     @property
-    def labels(self) -> NDArray[np.bool_]:
+    def labels(self) -> Bools:
         """All labels so far, in order."""
         return np.concatenate(self._labels) if self._labels else np.empty(0, dtype=np.bool_)
 
     @property
-    def groups(self) -> NDArray[np.int64] | None:
+    def groups(self) -> Ints | None:
         """Groups of all rows so far, in order; None where there are none."""
         return np.concatenate(self._groups) if self._groups else None
 
@@ -114,24 +163,133 @@ class BinaryMetrics:
         entropy = 0.0
         if 0.0 < rate < 1.0:
             entropy = -rate * math.log(rate) - (1.0 - rate) * math.log1p(-rate)
+        groups = self.per_group()
         return MetricValues(
             num_rows=len(scores),
             auc=auc(scores, labels),
             logloss=loss,
             normalised_entropy=loss / entropy if entropy else math.nan,
             calibration=float(scores.mean()) / rate if rate else math.nan,
+            grouped_auc=math.nan if groups is None else groups.grouped_auc,
+            ndcg_at_10=math.nan if groups is None else groups.ndcg_at_10,
         )
 
+    def per_group(self) -> GroupValues | None:
+        """Metrics of every group of everything so far; None where the rows have no groups."""
+        groups = self.groups
+        return None if groups is None else per_group(self.scores, self.labels, groups)
 
-def logloss(scores: Floats, labels: NDArray[np.bool_]) -> float:
+
+def logloss(scores: Floats, labels: Bools) -> float:
     """Mean cross entropy in nats, probabilities clipped at `PROBABILITY_MIN`."""
     clipped = np.clip(scores, PROBABILITY_MIN, 1.0 - PROBABILITY_MIN)
     return float(-np.mean(np.where(labels, np.log(clipped), np.log1p(-clipped))))
 
 
-def auc(scores: Floats, labels: NDArray[np.bool_]) -> float:
+def auc(scores: Floats, labels: Bools) -> float:
     """Probability that a positive row scores above a negative one, ties counting half."""
     return _RankedRows(scores, labels).auc(np.ones(len(scores)))
+
+
+def per_group(scores: Floats, labels: Bools, groups: Ints) -> GroupValues:
+    """Metrics of every group of rows; rows of a group need not stand together."""
+    group_G, group_B = np.unique(groups, return_inverse=True)
+    # Best first inside each group, so that a run of equal scores ends at its worst rank.
+    order = np.lexsort((-scores, group_B))
+    score_B, positive_B, group_B = scores[order], labels[order].astype(np.float64), group_B[order]
+    new_group_B = np.r_[True, group_B[1:] != group_B[:-1]]
+    first_T = np.flatnonzero(new_group_B | np.r_[True, score_B[1:] != score_B[:-1]])  # T ties
+    first_G, of_T = np.flatnonzero(new_group_B), group_B[first_T]
+    num_G = np.diff(np.r_[first_G, len(order)])
+    num_T = np.diff(np.r_[first_T, len(order)])
+    positive_T = np.add.reduceat(positive_B, first_T)
+    positive_G = np.add.reduceat(positive_B, first_G)
+    # Positives of better score in the same group: all those before, less those of other groups.
+    above_T = np.cumsum(positive_T) - positive_T - (np.cumsum(positive_G) - positive_G)[of_T]
+    wins_T = (num_T - positive_T) * (above_T + 0.5 * positive_T)
+    pairs_G = positive_G * (num_G - positive_G)
+    # gain_at[r]: what r positive rows gain in the first r places.
+    gain_at = np.r_[0.0, np.cumsum(1.0 / np.log2(np.arange(2, NDCG_DEPTH + 2)))]
+    rank_T = first_T - first_G[of_T]
+    places_T = gain_at[np.minimum(rank_T + num_T, NDCG_DEPTH)]
+    places_T -= gain_at[np.minimum(rank_T, NDCG_DEPTH)]
+    gained_G = np.bincount(of_T, positive_T / num_T * places_T, len(group_G))
+    ideal_G = gain_at[np.minimum(positive_G, NDCG_DEPTH).astype(np.int64)]
+    unknown = np.full(len(group_G), math.nan)
+    wins_G = np.bincount(of_T, wins_T, len(group_G))
+    return GroupValues(
+        group_G=group_G,
+        num_rows_G=num_G,
+        auc_G=np.divide(wins_G, pairs_G, out=unknown.copy(), where=pairs_G > 0),
+        ndcg_at_10_G=np.divide(gained_G, ideal_G, out=unknown, where=ideal_G > 0),
+    )
+
+
+def paired_bootstrap(
+    scores: ArrayLike,
+    other_scores: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    metric: ComparedMetric = "auc",
+    num_resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float, float]:
+    """A metric of `scores` minus that of `other_scores` on the same rows, with an interval.
+
+    Rows are resampled with replacement, the same ones for both models, so the luck of the draw
+    that both share cancels. Rows of a group resemble one another, so where there are groups whole
+    groups are resampled instead. The interval is that of percentiles.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 13.3; Davison and Hinkley,
+    Bootstrap Methods and Their Application, 3.8 (groups).
+
+    Args:
+        scores: one score per row; or one line per run of a model trained from several seeds,
+            whose metric is then the mean over its runs.
+        other_scores: likewise, of the model to compare with.
+        labels: 0 or 1 per row.
+        groups: the group of each row; None: every row is its own.
+        metric: what to compare; all but `auc` need groups.
+        num_resamples: draws of as many rows, or groups, as there are.
+        seed: of the draws.
+        confidence: of the interval.
+
+    Returns:
+        (difference, low, high).
+
+    Raises:
+        ConfigError: they differ in length, only one class occurs, or groups are missing.
+    """
+    positive = np.asarray(labels).reshape(-1) == 1
+    both = [np.atleast_2d(np.asarray(s, dtype=np.float64)) for s in (scores, other_scores)]
+    if any(runs.shape[1] != len(positive) for runs in both):
+        raise ConfigError("scores", [runs.shape for runs in both], f"{len(positive)} rows each")
+    if positive.all() or not positive.any():
+        raise ConfigError("labels", "one class", "both classes")
+    if metric not in get_args(ComparedMetric):
+        raise ConfigError("metric", metric, " or ".join(get_args(ComparedMetric)))
+    if groups is None and metric != "auc":
+        raise ConfigError("groups", None, f"the group of each row, which {metric} needs")
+    group_B = np.arange(len(positive)) if groups is None else np.asarray(groups).reshape(-1)
+    if len(group_B) != len(positive):
+        raise ConfigError("groups", len(group_B), f"{len(positive)}, as many as rows")
+    if groups is not None:
+        group_B = np.unique(group_B, return_inverse=True)[1]
+    first, second = ([_reweighted(metric, run, positive, group_B) for run in runs] for runs in both)
+
+    def difference(weight_G: Floats) -> float:
+        mine, other = ([run(weight_G) for run in runs] for runs in (first, second))
+        return sum(mine) / len(mine) - sum(other) / len(other)
+
+    rng, count = np.random.default_rng(seed), int(group_B.max()) + 1
+    differences = np.empty(num_resamples)
+    for draw in range(num_resamples):
+        weight_G = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
+        differences[draw] = difference(weight_G)
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.nanpercentile(differences, [tail, 100.0 - tail])
+    return difference(np.ones(count)), float(low), float(high)
 
 
 def paired_bootstrap_auc(
@@ -143,53 +301,41 @@ def paired_bootstrap_auc(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float, float]:
-    """AUC of `scores` minus AUC of `other_scores` on the same rows, with an interval.
+    """`paired_bootstrap` of the AUC over single rows, for data without groups."""
+    return paired_bootstrap(
+        scores,
+        other_scores,
+        labels,
+        num_resamples=num_resamples,
+        seed=seed,
+        confidence=confidence,
+    )
 
-    Rows are resampled with replacement, the same ones for both models, so the luck of the draw
-    that both share cancels. The interval is that of percentiles.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 13.3.
 
-    Args:
-        scores: one score per row; or one line per run of a model trained from several seeds,
-            whose AUC is then the mean over its runs.
-        other_scores: likewise, of the model to compare with.
-        labels: 0 or 1 per row.
-        num_resamples: draws of as many rows as there are.
-        seed: of the draws.
-        confidence: of the interval.
+def _reweighted(
+    metric: ComparedMetric, scores: Floats, labels: Bools, group_B: Ints
+) -> Callable[[Floats], float]:
+    """The metric of these rows as a function of the weights of their groups."""
+    if metric == "auc":
+        rows = _RankedRows(scores, labels)
+        return lambda weight_G: rows.auc(weight_G[group_B])
+    groups = per_group(scores, labels, group_B)
+    if metric == "grouped_auc":
+        return lambda weight_G: _mean_of_known(groups.auc_G, weight_G * groups.num_rows_G)
+    return lambda weight_G: _mean_of_known(groups.ndcg_at_10_G, weight_G)
 
-    Returns:
-        (difference, low, high).
 
-    Raises:
-        ConfigError: the three differ in length, or only one class occurs.
-    """
-    positive = np.asarray(labels).reshape(-1) == 1
-    both = [np.atleast_2d(np.asarray(s, dtype=np.float64)) for s in (scores, other_scores)]
-    if any(runs.shape[1] != len(positive) for runs in both):
-        raise ConfigError("scores", [runs.shape for runs in both], f"{len(positive)} rows each")
-    if positive.all() or not positive.any():
-        raise ConfigError("labels", "one class", "both classes")
-    first, second = ([_RankedRows(run, positive) for run in runs] for runs in both)
-
-    def difference(weights: Floats) -> float:
-        mine, other = ([run.auc(weights) for run in runs] for runs in (first, second))
-        return sum(mine) / len(mine) - sum(other) / len(other)
-
-    rng, count = np.random.default_rng(seed), len(positive)
-    differences = np.empty(num_resamples)
-    for draw in range(num_resamples):
-        weights = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
-        differences[draw] = difference(weights)
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.nanpercentile(differences, [tail, 100.0 - tail])
-    return difference(np.ones(count)), float(low), float(high)
+def _mean_of_known(values: Floats, weights: Floats | Ints) -> float:
+    """Weighted mean of the values that are not NaN; NaN where none has weight."""
+    known = ~np.isnan(values)
+    total = weights[known].sum()
+    return float(values[known] @ weights[known] / total) if total else math.nan
 
 
 class _RankedRows:
     """Rows sorted by score once, to weigh them differently many times."""
 
-    def __init__(self, scores: Floats, labels: NDArray[np.bool_]) -> None:
+    def __init__(self, scores: Floats, labels: Bools) -> None:
         self._order = np.argsort(scores, kind="stable")
         ordered = scores[self._order]
         self._positive = labels[self._order]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tailrank.core.errors import ConfigError
-from tailrank.metrics import BinaryMetrics, paired_bootstrap_auc
+from tailrank.metrics import BinaryMetrics, paired_bootstrap, paired_bootstrap_auc
 
 
 def brute_force_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -123,3 +123,135 @@ def test_paired_bootstrap_needs_both_classes_and_equal_rows() -> None:
         paired_bootstrap_auc([0.1, 0.2], [0.2, 0.1], [1, 1])
     with pytest.raises(ConfigError, match="rows each"):
         paired_bootstrap_auc([0.1, 0.2], [0.2], [1, 0])
+
+
+def slow_ndcg(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over random orders of ties, exactly: every row's expected discount."""
+    gained = 0.0
+    for score in np.unique(scores):
+        tied = scores == score
+        ranks = (scores > score).sum() + np.arange(1, tied.sum() + 1)
+        discounts = [1 / math.log2(1 + rank) if rank <= 10 else 0.0 for rank in ranks]
+        gained += labels[tied].sum() * sum(discounts) / len(discounts)
+    ideal = sum(1 / math.log2(1 + rank) for rank in range(1, min(10, int(labels.sum())) + 1))
+    return gained / ideal
+
+
+def grouped_rows(seed: int, decimals: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups of 1 to 30 rows, scattered, some of one class."""
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(rng.permutation(400)[:60] - 100, rng.integers(1, 31, 60)))
+    scores = np.round(rng.random(len(groups)), decimals)
+    labels = (rng.random(len(groups)) < 0.2 + 0.5 * scores) & (groups % 7 != 0)
+    return scores, labels | (groups % 5 == 0), groups
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 16])
+def test_metrics_per_group_equal_their_definitions(decimals: int) -> None:
+    scores, labels, groups = grouped_rows(decimals, decimals)
+    metrics = BinaryMetrics()
+    for start in range(0, len(scores), 97):  # groups are cut by updates
+        stop = start + 97
+        metrics.update(scores[start:stop], labels[start:stop], groups[start:stop])
+    aucs, ndcgs, rows = [], [], []
+    for group in np.unique(groups):
+        score, label = scores[groups == group], labels[groups == group].astype(int)
+        both = 0 < label.sum() < len(label)
+        aucs.append(brute_force_auc(score, label) if both else math.nan)
+        ndcgs.append(slow_ndcg(score, label) if label.any() else math.nan)
+        rows.append(len(label))
+    assert 1 in rows
+    assert np.isnan(aucs).sum() > np.isnan(ndcgs).sum() > 0
+
+    found = metrics.per_group()
+    assert found is not None
+    assert found.group_G.tolist() == np.unique(groups).tolist()
+    assert found.num_rows_G.tolist() == rows
+    assert found.auc_G == pytest.approx(np.array(aucs), abs=1e-12, nan_ok=True)
+    assert found.ndcg_at_10_G == pytest.approx(np.array(ndcgs), abs=1e-12, nan_ok=True)
+    known = ~np.isnan(aucs)
+    values = metrics.compute()
+    weighted = np.average(np.array(aucs)[known], weights=np.array(rows)[known])
+    assert values.grouped_auc == pytest.approx(weighted, abs=1e-12)
+    assert values.ndcg_at_10 == pytest.approx(np.nanmean(ndcgs), abs=1e-12)
+
+
+def test_ndcg_of_ties_is_the_mean_over_their_orders() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], [9] * 12
+    tied, drawn = BinaryMetrics(), []
+    tied.update([0.5] * 12, labels, groups)
+    for _ in range(4000):
+        one = BinaryMetrics()
+        one.update(rng.permutation(12) / 12, labels, groups)
+        drawn.append(one.compute().ndcg_at_10)
+    error = np.std(drawn) / math.sqrt(len(drawn))
+    assert tied.compute().ndcg_at_10 == pytest.approx(np.mean(drawn), abs=4 * error)
+
+
+def test_groups_of_one_class_have_no_grouped_auc_and_no_groups_no_metric() -> None:
+    metrics = BinaryMetrics()
+    metrics.update([0.2, 0.4, 0.6], [0, 0, 1], [1, 1, 2])
+    values = metrics.compute()
+    assert math.isnan(values.grouped_auc)
+    assert values.ndcg_at_10 == 1.0
+    alone = BinaryMetrics()
+    alone.update([0.2, 0.4], [0, 1])
+    assert alone.per_group() is None
+    assert math.isnan(alone.compute().ndcg_at_10)
+
+
+@pytest.mark.parametrize("order", [(None, [1]), ([1], None)])
+def test_groups_come_with_every_update_or_with_none(order: tuple) -> None:
+    metrics = BinaryMetrics()
+    metrics.update([0.5], [1], order[0])
+    with pytest.raises(ConfigError, match="groups"):
+        metrics.update([0.5], [1], order[1])
+    with pytest.raises(ConfigError, match="groups"):
+        BinaryMetrics().update([0.5, 0.2], [1, 0], [1])
+
+
+@pytest.mark.parametrize("metric", ["auc", "grouped_auc", "ndcg_at_10"])
+def test_cluster_bootstrap_equals_resampling_groups_by_brute_force(metric: str) -> None:
+    rng = np.random.default_rng(8)
+    groups = np.repeat(np.arange(12), rng.integers(2, 15, 12))
+    labels = rng.random(len(groups)) < 0.4
+    good, poor = (np.round(labels + rng.normal(0, s, len(groups)), 1) for s in (0.5, 2.0))
+    squashed = [1 / (1 + np.exp(-s)) for s in (good, poor)]
+    found = paired_bootstrap(
+        good, poor, labels, groups * 3 - 4, metric=metric, num_resamples=50, seed=2
+    )
+
+    def value(scores: np.ndarray, chosen: np.ndarray) -> float:
+        metrics = BinaryMetrics()
+        for copy, group in enumerate(chosen):  # a group that is drawn twice stays two groups
+            here = groups == group
+            metrics.update(scores[here], labels[here], np.full(here.sum(), copy))
+        return getattr(metrics.compute(), metric)
+
+    draws, drawn = np.random.default_rng(2), []
+    for _ in range(50):
+        chosen = draws.integers(12, size=12)
+        drawn.append(value(squashed[0], chosen) - value(squashed[1], chosen))
+    whole = value(squashed[0], np.arange(12)) - value(squashed[1], np.arange(12))
+    assert found == pytest.approx((whole, *np.percentile(drawn, [2.5, 97.5])))
+
+
+def test_cluster_bootstrap_is_wider_where_rows_of_a_group_agree() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 25)
+    taste = np.repeat(rng.random(40), 25)
+    labels = rng.random(1000) < taste
+    good, poor = taste, np.repeat(rng.random(40), 25)
+    _, low, high = paired_bootstrap(good, poor, labels, groups, num_resamples=200)
+    _, row_low, row_high = paired_bootstrap(good, poor, labels, num_resamples=200)
+    assert high - low > 1.5 * (row_high - row_low)
+
+
+def test_metrics_per_group_need_groups_and_a_known_name() -> None:
+    with pytest.raises(ConfigError, match="groups"):
+        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 0], metric="grouped_auc")
+    with pytest.raises(ConfigError, match="as many as rows"):
+        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 0], [1])
+    with pytest.raises(ConfigError, match="metric"):
+        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 0], [1, 1], metric="accuracy")

@@ -20,6 +20,8 @@ def evaluate(
 ) -> int:
     """Score labelled rows with a trained model and report AUC, logloss, entropy, calibration.
 
+    Rows of users or queries also give grouped AUC and NDCG@10, over each one's candidates.
+
     Categories are read with the vocabulary that the model was trained with.
 
     Example: tailrank evaluate runs/criteo --data criteo:train.tsv --split test

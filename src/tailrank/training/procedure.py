@@ -38,15 +38,8 @@ class Trained:
 
     def metrics(self) -> dict[str, float]:
         """Metrics for the result file; those that are undefined (NaN) are left out."""
-        values = self.test.compute()
-        last = self.refit or self.chosen
-        found = {
-            "auc_test": values.auc,
-            "logloss_test": values.logloss,
-            "normalised_entropy_test": values.normalised_entropy,
-            "calibration_test": values.calibration,
-            "train_samples_per_s": last.train_samples_per_s,
-        }
+        found = {f"{name}_test": value for name, value in self.test.compute().to_dict().items()}
+        found["train_samples_per_s"] = (self.refit or self.chosen).train_samples_per_s
         best = [p for p in self.chosen.curve if p.step == self.chosen.best_step]
         if best and best[0].validation_auc is not None:
             found["auc_validation"] = best[0].validation_auc
