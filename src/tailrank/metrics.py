@@ -27,7 +27,7 @@ NDCG_DEPTH = 10
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-ComparedMetric = Literal["auc", "grouped_auc", "ndcg_at_10"]
+ComparedMetric = Literal["auc", "logloss", "grouped_auc", "ndcg_at_10"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +182,7 @@ class BinaryMetrics:
 
 def logloss(scores: Floats, labels: Bools) -> float:
     """Mean cross entropy in nats, probabilities clipped at `PROBABILITY_MIN`."""
-    clipped = np.clip(scores, PROBABILITY_MIN, 1.0 - PROBABILITY_MIN)
-    return float(-np.mean(np.where(labels, np.log(clipped), np.log1p(-clipped))))
+    return float(_row_losses(scores, labels).mean())
 
 
 def auc(scores: Floats, labels: Bools) -> float:
@@ -250,7 +249,7 @@ def paired_bootstrap(
         other_scores: likewise, of the model to compare with.
         labels: 0 or 1 per row.
         groups: the group of each row; None: every row is its own.
-        metric: what to compare; all but `auc` need groups.
+        metric: what to compare; `grouped_auc` and `ndcg_at_10` need groups.
         num_resamples: draws of as many rows, or groups, as there are.
         seed: of the draws.
         confidence: of the interval.
@@ -269,7 +268,7 @@ def paired_bootstrap(
         raise ConfigError("labels", "one class", "both classes")
     if metric not in get_args(ComparedMetric):
         raise ConfigError("metric", metric, " or ".join(get_args(ComparedMetric)))
-    if groups is None and metric != "auc":
+    if groups is None and metric in ("grouped_auc", "ndcg_at_10"):
         raise ConfigError("groups", None, f"the group of each row, which {metric} needs")
     group_B = np.arange(len(positive)) if groups is None else np.asarray(groups).reshape(-1)
     if len(group_B) != len(positive):
@@ -319,10 +318,20 @@ def _reweighted(
     if metric == "auc":
         rows = _RankedRows(scores, labels)
         return lambda weight_G: rows.auc(weight_G[group_B])
+    if metric == "logloss":
+        loss_B = _row_losses(scores, labels)
+        return lambda weight_G: float(np.average(loss_B, weights=weight_G[group_B]))
     groups = per_group(scores, labels, group_B)
     if metric == "grouped_auc":
         return lambda weight_G: _mean_of_known(groups.auc_G, weight_G * groups.num_rows_G)
     return lambda weight_G: _mean_of_known(groups.ndcg_at_10_G, weight_G)
+
+
+def _row_losses(scores: Floats, labels: Bools) -> Floats:
+    """Cross entropy of each row in nats."""
+    clipped = np.clip(scores, PROBABILITY_MIN, 1.0 - PROBABILITY_MIN)
+    losses: Floats = -np.where(labels, np.log(clipped), np.log1p(-clipped))
+    return losses
 
 
 def _mean_of_known(values: Floats, weights: Floats | Ints) -> float:

@@ -211,7 +211,7 @@ def test_groups_come_with_every_update_or_with_none(order: tuple) -> None:
         BinaryMetrics().update([0.5, 0.2], [1, 0], [1])
 
 
-@pytest.mark.parametrize("metric", ["auc", "grouped_auc", "ndcg_at_10"])
+@pytest.mark.parametrize("metric", ["auc", "logloss", "grouped_auc", "ndcg_at_10"])
 def test_cluster_bootstrap_equals_resampling_groups_by_brute_force(metric: str) -> None:
     rng = np.random.default_rng(8)
     groups = np.repeat(np.arange(12), rng.integers(2, 15, 12))
@@ -219,7 +219,7 @@ def test_cluster_bootstrap_equals_resampling_groups_by_brute_force(metric: str) 
     good, poor = (np.round(labels + rng.normal(0, s, len(groups)), 1) for s in (0.5, 2.0))
     squashed = [1 / (1 + np.exp(-s)) for s in (good, poor)]
     found = paired_bootstrap(
-        good, poor, labels, groups * 3 - 4, metric=metric, num_resamples=50, seed=2
+        *squashed, labels, groups * 3 - 4, metric=metric, num_resamples=50, seed=2
     )
 
     def value(scores: np.ndarray, chosen: np.ndarray) -> float:
