@@ -28,7 +28,7 @@ def evaluate(
 
     Args:
         artifact: Folder of a trained model.
-        data: criteo:PATH, or synthetic:rows=N,seed=N.
+        data: criteo:PATH, movielens:FOLDER, or synthetic:rows=N,seed=N.
         split: Which part of the data, in time order.
         json: Print the result as JSON on standard output.
     """

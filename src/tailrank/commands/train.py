@@ -68,7 +68,7 @@ def train(
 
     Args:
         model: Architecture: dlrm.
-        data: criteo:PATH (TSV as published, or .gz), or synthetic:rows=N,seed=N.
+        data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, or synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
         epochs: Passes over the training rows at most.

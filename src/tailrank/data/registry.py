@@ -12,11 +12,13 @@ from typing import Any
 from tailrank.core.errors import ConfigError
 from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
+from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
+from tailrank.data.selection import select_features
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.data.vocabulary import Vocabulary
 
-KINDS = ("criteo", "synthetic")
-_FORMS = "criteo:PATH or synthetic:rows=N,seed=N,…"
+KINDS = ("criteo", "movielens", "synthetic")
+_FORMS = "criteo:PATH, movielens:FOLDER or synthetic:rows=N,seed=N,…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def open_dataset(
     """The data set that `text` names.
 
     Args:
-        text: `criteo:PATH` or `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
+        text: `criteo:PATH`, `movielens:FOLDER` or `synthetic:rows=200000,seed=1` (fields of
+            `SyntheticConfig`).
         settings: how rows become features.
         fitted: folder of a trained model, whose vocabulary is then used; None: fit one.
         schema: what the columns of a table mean; for data that needs to be told.
@@ -99,8 +102,20 @@ def open_dataset(
     name, settings = DatasetName.parse(text), settings or DataSettings()
     if schema is not None:
         raise ConfigError("--schema", str(schema), f"nothing: {name.kind} needs no schema")
+    dataset = _open(name, settings, fitted, scratch)
+    return dataset if settings.features is None else select_features(dataset, settings.features)
+
+
+def _open(
+    name: DatasetName, settings: DataSettings, fitted: Path | None, scratch: Path | None
+) -> Dataset:
+    """The data set with all its features."""
     if name.kind == "synthetic":
         return SyntheticDataset(_synthetic_config(name.rest, settings.embedding_dim))
+    if name.kind == "movielens":
+        return MovieLensDataset(
+            MovieLensConfig(path=Path(name.rest), embedding_dim=settings.embedding_dim)
+        )
     config = CriteoConfig(
         path=Path(name.rest),
         min_count=settings.min_count,

@@ -1,0 +1,123 @@
+"""Any data set with just some of its features.
+
+Knows no file format. Legend: R rows, F sparse features of one side, N dense width, L ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tailrank.core.errors import ConfigError
+from tailrank.data.dataset import Batches, Dataset, Split
+from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
+
+
+def select_features(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The same rows with just these features, in the data's order; tables without use are gone.
+
+    Raises:
+        ConfigError: a name that is not there, or none.
+    """
+    return _Selected(dataset, tuple(names))
+
+
+class _Selected:
+    """A data set with some of its features; see `data.dataset.Dataset`."""
+
+    def __init__(self, dataset: Dataset, names: tuple[str, ...]) -> None:
+        self._dataset, self._names = dataset, names
+        self.name, self.spec = dataset.name, _selected_spec(dataset.spec, names)
+        self._sides = {side: _SideSelection(dataset.spec, side, set(names)) for side in SIDES}
+        text = f"{dataset.fingerprint} {[feature.name for feature in self.spec.features]}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.rows_fingerprint = dataset.rows_fingerprint
+        self.fitted_fingerprint = dataset.fitted_fingerprint
+
+    def num_rows(self, splits: Sequence[Split]) -> int:
+        """Item rows of these splits together."""
+        return self._dataset.num_rows(splits)
+
+    def save_fitted(self, folder: Path) -> None:
+        """Write what was fitted, for all features: the file is the data's, not the selection's."""
+        self._dataset.save_fitted(folder)
+
+    def for_refit(self) -> Dataset:
+        """The same features of the data fitted on train + validation."""
+        return _Selected(self._dataset.for_refit(), self._names)
+
+    def batches(
+        self,
+        splits: Sequence[Split],
+        batch_items: int,
+        *,
+        shuffle_seed: int | None = None,
+        first_batch: int = 0,
+    ) -> Batches:
+        """See `Dataset.batches`."""
+        for batch, labels in self._dataset.batches(
+            splits, batch_items, shuffle_seed=shuffle_seed, first_batch=first_batch
+        ):
+            selected = FeatureBatch(
+                user=self._sides["user"](batch.user),
+                item=self._sides["item"](batch.item),
+                item_to_user_B=batch.item_to_user_B,
+            )
+            yield selected, labels
+
+
+class _SideSelection:
+    """Which columns of one side stay."""
+
+    def __init__(self, spec: FeatureSpec, side: Side, names: set[str]) -> None:
+        self._keep_F = torch.tensor([f.name in names for f in spec.sparse(side)], dtype=torch.bool)
+        dense = [f for f in spec.features if f.side == side and f.kind == "dense"]
+        self._keep_N = torch.tensor(
+            [feature.name in names for feature in dense for _ in range(feature.width)],
+            dtype=torch.bool,
+        )
+
+    def __call__(self, side: SideFeatures) -> SideFeatures:
+        """The side with just these columns."""
+        values_L, offsets, weights_L = side.values_L, side.offsets, side.weights_L
+        if not bool(self._keep_F.all()):
+            length_RF = offsets.diff().view(side.num_rows, len(self._keep_F))
+            keep_L = torch.repeat_interleave(
+                self._keep_F.repeat(side.num_rows), length_RF.flatten()
+            )
+            values_L = values_L[keep_L]
+            weights_L = None if weights_L is None else weights_L[keep_L]
+            offsets = _offsets(length_RF[:, self._keep_F])
+        dense_RN = side.dense_RN
+        return SideFeatures(
+            dense_RN=dense_RN if bool(self._keep_N.all()) else dense_RN[:, self._keep_N],
+            values_L=values_L,
+            offsets=offsets,
+            weights_L=weights_L,
+        )
+
+
+def _offsets(length_RF: Tensor) -> Tensor:
+    """Positions of bags of these lengths."""
+    offsets = torch.zeros(length_RF.numel() + 1, dtype=torch.int64)
+    torch.cumsum(length_RF.flatten(), 0, out=offsets[1:])
+    return offsets
+
+
+def _selected_spec(spec: FeatureSpec, names: tuple[str, ...]) -> FeatureSpec:
+    """The features of these names and the tables that they read."""
+    known = [feature.name for feature in spec.features]
+    for name in names:
+        if name not in known:
+            raise ConfigError("--features", name, f"of {', '.join(known)}")
+    if not names:
+        raise ConfigError("--features", "", f"at least one of {', '.join(known)}")
+    features = tuple(feature for feature in spec.features if feature.name in names)
+    used = {feature.table for feature in features}
+    return FeatureSpec(
+        features=features, tables=tuple(table for table in spec.tables if table.name in used)
+    )
