@@ -30,6 +30,7 @@ from tailrank.core.sla import SLA
 from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.precision import Precision
 from tailrank.reporting import operating_point as reported
+from tailrank.reporting.console import Console
 from tailrank.reporting.result import Result, to_json, write_result
 
 ITEMS = 128
@@ -63,7 +64,8 @@ def main() -> None:
         seconds=seconds,
         profile_seconds=profile_seconds,
     )
-    point = find_operating_point(config, target, on_progress=lambda *words: print(*words))
+    with Console().progress("profile") as progress:
+        point = find_operating_point(config, target, on_progress=progress.at)
     after_ns = service_time_ns(target, arguments.quick)
     metrics |= compare(point, (before_ns, after_ns))
     metrics["rmc1.service_time_over_floor"] = (

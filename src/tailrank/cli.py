@@ -14,15 +14,10 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tailrank import __version__
 from tailrank.core.errors import TailrankError
+from tailrank.core.exit_codes import ExitCode
 
 # In the order of a first walk through the package, which is also the order of `--help`.
 VERBS = ("demo", "train", "evaluate", "export", "profile", "tune", "report", "doctor")
-
-EXIT_OK = 0
-EXIT_USER_ERROR = 2
-EXIT_BOUND_MISSED = 3
-EXIT_INVALID_MEASUREMENT = 4
-EXIT_INTERRUPTED = 130
 
 
 def build_app() -> App:
@@ -67,18 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("tailrank: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_OK if code is None else int(code)
+        return ExitCode.INTERRUPTED
+    return ExitCode.DONE if code is None else int(code)
 
 
 def _fail(message: str) -> int:
     """Say in one line what was wrong."""
     print("tailrank: error:", " ".join(message.split()), file=sys.stderr)
-    return EXIT_USER_ERROR
+    return ExitCode.USER_ERROR
 
 
 def _leave_quietly() -> int:
     """The reader of our output (`| head`) has gone: that is no error of ours."""
     # Python flushes stdout once more at exit, which would print a second complaint.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_OK
+    return ExitCode.DONE

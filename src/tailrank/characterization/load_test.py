@@ -117,7 +117,7 @@ class LoadTest:
 
 
 def measure_profile(
-    target: Target, config: ProfileConfig, on_progress: Callable[[float], None]
+    target: Target, config: ProfileConfig, on_progress: Callable[[float, str], None]
 ) -> ServiceTimeTable:
     """The service-time table of a target on this host."""
     return measure_service_times(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measure_profile
 from tailrank.characterization.service_time import (
@@ -30,6 +31,8 @@ from tailrank.workload.schedule import WorkloadConfig
 _SIZE_DRAWS = 200_000
 # Offered load of the first simulated probe, as a share of what the workers could do without queue.
 _FIRST_LOAD = 0.6
+# Loads that a search usually tries before its bracket is narrow enough; only for telling progress.
+_SIMULATED_PROBES, _LIVE_PROBES = 9, 5
 
 OnProgress = Callable[[str, float, str], None]
 """Told the stage, its finished fraction (0 to 1) and a remark."""
@@ -168,9 +171,7 @@ def find_operating_point(
         OutsideProfile: `table` does not reach as far as the batches to simulate.
     """
     if table is None:
-        table = measure_profile(
-            target, config.profile_config, lambda done: on_progress("profile", done, "")
-        )
+        table = measure_profile(target, config.profile_config, partial(on_progress, "profile"))
     load = LoadTest(
         LoadTestConfig(
             workload=WorkloadConfig(
@@ -209,22 +210,29 @@ def _search(
         policy="static", batch_items_max=static_baseline_batch(top, config.num_workers)
     )
     start_qps = _rough_capacity_qps(config, table)
-    baseline = find_capacity(load.simulated, static, config.sla, start_qps=start_qps)
     ladder = sorted({rung for rung in BATCH_LADDER if rung < top} | {static.batch_items_max, top})
-    seen = 0
+    seen, probes = 0, 0
+
+    def measure(policy: PolicyConfig, qps: float) -> Measurement:
+        nonlocal probes
+        remark = f"batch {policy.batch_items_max} at {qps:,.0f} queries/s"
+        part = _finished(probes, _SIMULATED_PROBES)
+        on_progress("simulate", min(1.0, (seen + part) / len(ladder)), remark)
+        probes += 1
+        return load.simulated(policy, qps)
+
+    baseline = find_capacity(measure, static, config.sla, start_qps=start_qps)
 
     def simulate(batch_items_max: int) -> Capacity:
         policy = config.policy_of(batch_items_max)
         if policy == static:
             return baseline
         near_qps = baseline.capacity_qps or start_qps
-        return find_capacity(load.simulated, policy, config.sla, start_qps=near_qps)
+        return find_capacity(measure, policy, config.sla, start_qps=near_qps)
 
     def on_point(point: Point) -> None:
-        nonlocal seen
-        seen += 1
-        remark = f"batch {point.value}: {point.capacity.capacity_qps:.0f} queries/s"
-        on_progress("simulate", seen / len(ladder), remark)
+        nonlocal seen, probes
+        seen, probes = seen + 1, 0
 
     search = hill_climb(simulate, ladder, start=static.batch_items_max, on_point=on_point)
     best = search.best or Point(static.batch_items_max, baseline)
@@ -244,7 +252,11 @@ def _verify(point: OperatingPoint, load: LoadTest, on_progress: OnProgress) -> O
         for index, contender in enumerate(contenders):
             if contender.simulated.capacity_qps == 0.0:
                 continue  # nothing near which to look; the simulated floor is the result
-            proven = _verify_one(contender, load, index / len(contenders), on_progress)
+
+            def report(part: float, remark: str, index: int = index) -> None:
+                on_progress("live", (index + part) / len(contenders), remark)
+
+            proven = _verify_one(contender, load, report)
             if contender is point.tuned:
                 point = replace(point, tuned=proven)
             else:
@@ -264,13 +276,13 @@ def _verify(point: OperatingPoint, load: LoadTest, on_progress: OnProgress) -> O
 
 
 def _verify_one(
-    contender: PolicyCapacity, load: LoadTest, done: float, on_progress: OnProgress
+    contender: PolicyCapacity, load: LoadTest, report: Callable[[float, str], None]
 ) -> PolicyCapacity:
     """One policy, live, with the run that its capacity comes from."""
     runs: dict[float, RunResult] = {}
 
     def measure(policy: PolicyConfig, qps: float) -> Measurement:
-        on_progress("live", done, f"{contender.name}: {qps:.0f} queries/s")
+        report(_finished(len(runs), _LIVE_PROBES), f"{contender.name}: {qps:,.0f} queries/s")
         measurement, runs[qps] = load.live(policy, qps)
         return measurement
 
@@ -278,6 +290,11 @@ def _verify_one(
         measure, contender.policy, load.config.sla, expected_qps=contender.simulated.capacity_qps
     )
     return replace(contender, live=capacity, run=runs[capacity.at.offered_qps])
+
+
+def _finished(num_probes: int, usual: int) -> float:
+    """Share of a search for a capacity that is done: nobody knows how many probes it will take."""
+    return num_probes / max(usual, num_probes + 1)
 
 
 def _rough_capacity_qps(config: OperatingPointConfig, table: ServiceTimeTable) -> float:

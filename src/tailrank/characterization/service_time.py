@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -78,7 +80,7 @@ def measure_service_times(
     device: str,
     ids_per_item: float,
     initialise_worker: Callable[[int], None],
-    on_progress: Callable[[float], None] = lambda fraction: None,
+    on_progress: Callable[[float, str], None] = lambda fraction, remark: None,
 ) -> ServiceTimeTable:
     """Time batches of every grid point.
 
@@ -90,7 +92,7 @@ def measure_service_times(
         device: name for the table.
         ids_per_item: sparse ids per item; the single value of that axis.
         initialise_worker: called with the slot in each worker thread before its first batch.
-        on_progress: told the finished fraction, 0 to 1.
+        on_progress: told the finished fraction, 0 to 1, and what is measured, between two runs.
 
     Raises:
         Exception: what `run_batch` raised.
@@ -100,11 +102,13 @@ def measure_service_times(
     )
     median_ns = np.full(shape, np.nan)
     ratios: list[np.ndarray] = []
+    done = 0.0
     for index, busy in enumerate(config.busy_workers):
-        share_s = config.budget_s * (index + 1) / sum(range(1, len(config.busy_workers) + 1))
+        share = (index + 1) / sum(range(1, len(config.busy_workers) + 1))
         bench = _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item)
-        samples = _measure_rounds(config, bench, share_s)
-        on_progress((index + 1) / len(config.busy_workers))
+        report = partial(_report, on_progress, done, share, busy)
+        samples = _measure_rounds(config, bench, config.budget_s * share, report)
+        done += share
         for (parts, items), times_ns in samples.items():
             where = (config.num_parts.index(parts), config.num_items.index(items), 0, index)
             median_ns[where] = statistics.median(times_ns)
@@ -121,8 +125,24 @@ def measure_service_times(
     )
 
 
+def _report(
+    on_progress: Callable[[float, str], None],
+    before: float,
+    share: float,
+    busy: int,
+    fraction: float,
+    batches_per_s: float,
+) -> None:
+    """Place the progress of one number of busy workers in that of all."""
+    workers = "worker" if busy == 1 else "workers"
+    on_progress(before + share * fraction, f"{busy} {workers}, {batches_per_s:,.0f} batches/s")
+
+
 def _measure_rounds(
-    config: ProfileConfig, bench: _Bench, budget_s: float
+    config: ProfileConfig,
+    bench: _Bench,
+    budget_s: float,
+    report: Callable[[float, float], None],
 ) -> dict[tuple[int, int], list[int]]:
     """Times in ns of every point, from one warm-up round and `_ROUNDS` timed ones."""
     points = config.points
@@ -130,10 +150,15 @@ def _measure_rounds(
     warm = {point: statistics.median(bench.times_ns(*point, repeats=2)) for point in points}
     per_point_ns = budget_s * 1e9 / len(points) / _ROUNDS
     samples: dict[tuple[int, int], list[int]] = {point: [] for point in points}
-    for _ in range(_ROUNDS):
-        for point in shuffle.sample(points, len(points)):
+    num_batches, started_ns = 0, time.monotonic_ns()
+    for index in range(_ROUNDS):
+        for visited, point in enumerate(shuffle.sample(points, len(points)), start=1):
             repeats = min(200, max(2, math.ceil(per_point_ns / warm[point])))
-            samples[point] += bench.times_ns(*point, repeats=repeats)
+            times_ns = bench.times_ns(*point, repeats=repeats)
+            samples[point] += times_ns
+            num_batches += len(times_ns)
+            rate = num_batches * 1e9 / (time.monotonic_ns() - started_ns)
+            report((index + visited / len(points)) / _ROUNDS, rate)
     return samples
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 _SLA = "p95=10ms"
 # Layers wide enough that a large query costs milliseconds, as in production, and still learn in
@@ -21,6 +21,7 @@ def demo(
     seed: int = 1,
     quick: bool = False,
     overwrite: bool = False,
+    quiet: bool = False,
     json: bool = False,
 ) -> int:
     """Walk the whole way: synthetic clicks, trained DLRM, best operating point, live proof, report.
@@ -34,56 +35,51 @@ def demo(
         seed: Seed of everything random.
         quick: A smaller log and shorter runs, in under a minute; the intervals are wide.
         overwrite: Replace what is in the folder.
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.commands.train import train
     from tailrank.commands.tune import tune
     from tailrank.core.files import check_output
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.report import write_report
     from tailrank.reporting.report_data import ReportData
     from tailrank.reporting.result import Result, read_result, write_result
 
+    typed = command_line(demo, locals())
     check_output(out, overwrite=overwrite)
-    console = Console(json=json)
+    console = Console(json=json, quiet=quiet)
     data = f"synthetic:rows={_QUICK_ROWS if quick else _ROWS},seed={seed}"
     model, tuned = out / "model", out / "tuned"
-    duration, profile_budget = ("2s", "4s") if quick else ("6s", "15s")
+    training: dict[str, Any] = {
+        "model": "dlrm",
+        "data": data,
+        "out": model,
+        "bottom_mlp": _BOTTOM_MLP,
+        "top_mlp": _TOP_MLP,
+        "seed": seed,
+    }
+    tuning: dict[str, Any] = {
+        "target": str(model),
+        "sla": _SLA,
+        "out": tuned,
+        "duration": "2s" if quick else "6s",
+        "profile_budget": "4s" if quick else "15s",
+        "seed": seed,
+    }
     # The verbs speak to people on standard output, which under --json is not theirs.
     with redirect_stdout(sys.stderr) if json else nullcontext():
-        console.note(
-            f"$ tailrank train dlrm --data {data} --bottom-mlp {_BOTTOM_MLP} --top-mlp {_TOP_MLP} "
-            f"--seed {seed} --out {shlex.quote(str(model))}"
-        )
-        code = train(
-            "dlrm",
-            data=data,
-            out=model,
-            bottom_mlp=_BOTTOM_MLP,
-            top_mlp=_TOP_MLP,
-            seed=seed,
-            overwrite=overwrite,
-        )
+        console.note(f"$ {command_line(train, training)}")
+        code = train(**training, overwrite=overwrite, quiet=quiet)
         if code:
             return code
-        console.note(
-            f"\n$ tailrank tune {shlex.quote(str(model))} --sla {_SLA} --sizes production "
-            f"--duration {duration} --profile-budget {profile_budget} --seed {seed} "
-            f"--out {shlex.quote(str(tuned))}"
-        )
-        code = tune(
-            str(model),
-            sla=_SLA,
-            sizes="production",
-            duration=duration,
-            profile_budget=profile_budget,
-            out=tuned,
-            seed=seed,
-            overwrite=overwrite,
-        )
+        console.note(f"\n$ {command_line(tune, tuning)}")
+        code = tune(**tuning, overwrite=overwrite, quiet=quiet)
     trained, found = read_result(model / "result.json"), read_result(tuned / "result.json")
     result = Result(
         command="demo",
+        command_line=typed,
         config={"train": trained.config, "tune": found.config},
         seed=seed,
         metrics={**trained.metrics, **found.metrics},

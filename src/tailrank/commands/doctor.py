@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tailrank.reporting.host_findings import Finding
 
 
-def doctor(*, json: bool = False) -> int:
+def doctor(*, quiet: bool = False, json: bool = False) -> int:
     """Name what costs speed on this host, each with a figure and the fix.
 
     Looks at huge pages, random reads, dense layers, instruction sets, threads, memory, clock
@@ -17,29 +17,32 @@ def doctor(*, json: bool = False) -> int:
     Example: tailrank doctor
 
     Args:
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     import torch
 
     from tailrank.characterization import host_probes
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.host import describe_host
     from tailrank.reporting.host_findings import HostFigures, findings, findings_table
     from tailrank.reporting.result import Result
 
-    console = Console(json=json)
+    typed = command_line(doctor, locals())
+    console = Console(json=json, quiet=quiet)
     stolen_before, ticks_before = host_probes.cpu_times()
-    with console.progress("doctor", 6.0) as advance:
+    with console.progress("probe") as advance:
         advance(0, "huge pages")
         huge_page_fraction = host_probes.huge_page_fraction()
-        advance(1, "random reads")
+        advance(1 / 6, "random reads")
         gather_huge = host_probes.gather_ns_per_row(huge_pages=True)
-        advance(2, "random reads")
+        advance(2 / 6, "random reads")
         gather_small = host_probes.gather_ns_per_row(huge_pages=False)
-        advance(3, "dense layers")
+        advance(3 / 6, "dense layers")
         linear_plain = host_probes.linear_gflops(torch.float32, packed=False)
         linear_packed = host_probes.linear_gflops(torch.float32, packed=True)
-        advance(5, "dense layers")
+        advance(5 / 6, "dense layers")
         linear_bf16 = host_probes.linear_gflops(torch.bfloat16, packed=True)
     stolen, ticks = host_probes.cpu_times()
     host = describe_host()
@@ -58,6 +61,7 @@ def doctor(*, json: bool = False) -> int:
     console.finish(
         Result(
             command="doctor",
+            command_line=typed,
             config={},
             metrics=figures.metrics() | {"num_findings": _num_costly(found)},
             host=host | {"findings": found},

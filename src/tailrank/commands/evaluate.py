@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from tailrank.data.dataset import Dataset
+    from tailrank.data.dataset import Dataset, ReadingProgress
     from tailrank.inference.artifact import ArtifactRecord
 
 
@@ -16,6 +16,7 @@ def evaluate(
     *,
     data: str,
     split: Literal["train", "validation", "test"] = "test",
+    quiet: bool = False,
     json: bool = False,
 ) -> int:
     """Score labelled rows with a trained model and report AUC, logloss, entropy, calibration.
@@ -30,23 +31,31 @@ def evaluate(
         artifact: Folder of a trained model.
         data: criteo:PATH, movielens:FOLDER, or synthetic:rows=N,seed=N.
         split: Which part of the data, in time order.
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.inference.ranker import load_model
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result
     from tailrank.training.evaluation import evaluate as score
 
-    console = Console(json=json)
+    typed = command_line(evaluate, locals())
+    console = Console(json=json, quiet=quiet)
     model, record = load_model(artifact)
-    dataset = open_for(artifact, record, data)
-    values = score(model, dataset, (split,)).compute().to_dict()
+    with console.progress("read") as progress:
+        dataset = open_for(artifact, record, data, progress)
+        progress.begin("score")
+        scored = score(
+            model, dataset, (split,), lambda done, total: progress.count(done, total, "rows")
+        )
+    values = scored.compute().to_dict()
     metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
-    for name, value in metrics.items():
-        console.note(f"{name:<26} {value:,.0f}" if value > 1000 else f"{name:<26} {value:.4f}")
+    console.metrics(metrics)
     console.finish(
         Result(
             command="evaluate",
+            command_line=typed,
             config={"artifact": artifact, "data": data, "split": split},
             metrics=metrics,
         )
@@ -54,7 +63,12 @@ def evaluate(
     return 0
 
 
-def open_for(artifact: Path, record: ArtifactRecord, data: str) -> Dataset:
+def open_for(
+    artifact: Path,
+    record: ArtifactRecord,
+    data: str,
+    progress: ReadingProgress | None = None,
+) -> Dataset:
     """The rows that `data` names, read as the artifact in folder `artifact` was trained on them.
 
     Raises:
@@ -69,7 +83,7 @@ def open_for(artifact: Path, record: ArtifactRecord, data: str) -> Dataset:
         trained_on = trained.get("data", "something else")
         raise ConfigError("--data", data, f"{trained_on}:…, as the model was trained on")
     settings = DataSettings.from_dict(trained["recipe"]["data"])
-    dataset = open_dataset(data, settings, fitted=artifact)
+    dataset = open_dataset(data, settings, fitted=artifact, progress=progress)
     if dataset.fitted_fingerprint != trained["fitted_fingerprint"]:
         raise DataError(artifact, "holds a vocabulary that is not this model's")
     if dataset.spec != record.config.spec:

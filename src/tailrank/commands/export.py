@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-EXIT_BOUND_MISSED = 3
-
 
 def export(
     artifact: Path,
@@ -17,6 +15,7 @@ def export(
     split: Literal["validation", "test"] = "test",
     max_auc_drop: float = 0.001,
     overwrite: bool = False,
+    quiet: bool = False,
     json: bool = False,
 ) -> int:
     """Write a trained model in another precision, if it still ranks as well.
@@ -34,20 +33,24 @@ def export(
         split: Rows of the gate; a model that was refitted has seen the validation rows.
         max_auc_drop: Largest allowed drop of the AUC, relative to the fp32 AUC.
         overwrite: Replace what is in the folder.
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.commands.evaluate import open_for
     from tailrank.core.errors import ConfigError
+    from tailrank.core.exit_codes import ExitCode
     from tailrank.core.files import check_output, replace_directory
     from tailrank.inference.artifact import save_artifact
     from tailrank.inference.precision import Precision, round_weights
     from tailrank.inference.ranker import load_model
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result, write_result
     from tailrank.training.evaluation import evaluate
     from tailrank.training.scores import save_scores
 
-    console = Console(json=json)
+    typed = command_line(export, locals())
+    console = Console(json=json, quiet=quiet)
     wanted = Precision.parse(precision)
     if not 0.0 <= max_auc_drop < 1.0:
         raise ConfigError("--max-auc-drop", max_auc_drop, "0 up to 1")
@@ -55,10 +58,17 @@ def export(
     model, record = load_model(artifact)
     if record.precision != Precision():
         raise ConfigError("artifact", str(record.precision), "a model in fp32 to export from")
-    dataset = open_for(artifact, record, data)
-    before = evaluate(model, dataset, (split,)).compute()
-    round_weights(model, wanted)
-    scored = evaluate(model, dataset, (split,))
+    with console.progress("read") as progress:
+
+        def count(done: int, total: int) -> None:
+            progress.count(done, total, "rows")
+
+        dataset = open_for(artifact, record, data, progress)
+        progress.begin("score in fp32")
+        before = evaluate(model, dataset, (split,), count).compute()
+        round_weights(model, wanted)
+        progress.begin(f"score in {wanted}")
+        scored = evaluate(model, dataset, (split,), count)
     after = scored.compute()
     drop = (before.auc - after.auc) / before.auc
     figures = {
@@ -75,6 +85,7 @@ def export(
     passed = drop <= max_auc_drop
     result = Result(
         command="export",
+        command_line=typed,
         config={
             "artifact": artifact,
             "precision": str(wanted),
@@ -99,6 +110,6 @@ def export(
                 save_scores(folder, scored, dataset.rows_fingerprint)
             write_result(folder / "result.json", result)
     else:
-        console.note("refused: nothing was written")
+        console.warn("refused: nothing was written")
     console.finish(result)
-    return 0 if passed else EXIT_BOUND_MISSED
+    return 0 if passed else ExitCode.BOUND_MISSED

@@ -19,6 +19,7 @@ def profile(
     budget: str = "30s",
     seed: int = 0,
     quick: bool = False,
+    quiet: bool = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Measure the service time of batches on this host, cold, with 1 to all workers busy.
@@ -37,6 +38,7 @@ def profile(
         budget: Time to spend, as in 30s or 2min.
         seed: Seed of a preset's weights and of the query pool.
         quick: Spend two seconds, for a first look.
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.characterization.load_test import measure_overhead_ns, measure_profile
@@ -45,13 +47,15 @@ def profile(
     from tailrank.core.files import check_writable
     from tailrank.core.sla import parse_duration_ns
     from tailrank.inference.precision import Precision
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result
     from tailrank.reporting.tables import service_time_table
     from tailrank.runtime.live import resolve_workers
 
+    typed = command_line(profile, locals())
     check_writable(out.parent)
-    console = Console(json=json)
+    console = Console(json=json, quiet=quiet)
     target_config = TargetConfig(
         target=target,
         scale=scale,
@@ -65,7 +69,7 @@ def profile(
         seed=seed,
     )
     loaded = open_target(target_config, console.note)
-    with console.progress("profile", 1.0) as advance:
+    with console.progress("profile") as advance:
         table = measure_profile(loaded, profile_config, advance)
     out.parent.mkdir(parents=True, exist_ok=True)
     table.save(out)
@@ -77,6 +81,7 @@ def profile(
     console.finish(
         Result(
             command="profile",
+            command_line=typed,
             config={"target": target_config, "profile": profile_config, "host": loaded.describe()},
             seed=seed,
             metrics=metrics,

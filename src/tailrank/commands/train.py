@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tailrank.training.recipe import Recipe
 
 _Settings = TypeVar("_Settings", bound=Any)
-
-_EXIT_INTERRUPTED = 130
 
 
 def train(
@@ -53,6 +51,7 @@ def train(
     dry_run: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    quiet: bool = False,
     json: bool = False,
 ) -> int:
     """Train a ranking model, stop on validation rows, score the test rows once.
@@ -93,15 +92,19 @@ def train(
         dry_run: Print rows, vocabulary sizes, memory and time, and write nothing.
         resume: Continue an interrupted run with the same settings.
         overwrite: Replace what is in OUT.
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
+    from tailrank.core.exit_codes import ExitCode
     from tailrank.core.files import check_output, replace_directory
     from tailrank.data.registry import DatasetName, open_dataset
     from tailrank.models.memory import check_fits, format_bytes
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.training.procedure import train_and_test
     from tailrank.training.recipe import recipe_for
 
+    typed = command_line(train, locals())
     recipe = recipe_for(model, DatasetName.parse(data).kind)
     sizes = {
         "bottom_mlp": _widths("--bottom-mlp", bottom_mlp),
@@ -136,41 +139,44 @@ def train(
     check_output(out, overwrite=overwrite or resume)
     checkpoints = out.with_name(out.name + ".checkpoint")
     _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
-    console = Console(json=json)
+    console = Console(json=json, quiet=quiet)
     if not dry_run:
         out.parent.mkdir(parents=True, exist_ok=True)
     scratch = None if dry_run else out.parent
-    dataset = open_dataset(data, recipe.data, schema=schema, scratch=scratch)
+    with console.progress("read") as progress:
+        dataset = open_dataset(data, recipe.data, schema=schema, scratch=scratch, progress=progress)
     needed = recipe.bytes_needed(dataset.spec)
     console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
     check_fits(needed)
     if dry_run:
-        _dry_run(console, dataset, recipe, data=data, refit=refit)
+        _dry_run(console, dataset, recipe, data=data, refit=refit, typed=typed)
         return 0
     if overwrite and not resume and checkpoints.is_dir():
         _remove(checkpoints)  # not before the input is known to be good
-    with _interruptible() as should_stop, _progress(console) as progress:
+    with _interruptible() as should_stop, _progress(console) as report:
         trained = train_and_test(
             dataset,
             recipe,
             refit=refit,
             checkpoints=checkpoints,
             resume=resume,
-            progress=progress,
+            progress=report,
             should_stop=should_stop,
         )
     if trained is None:
-        console.note(f"stopped; saved in {checkpoints}. Go on with the same command and --resume")
-        return _EXIT_INTERRUPTED
+        console.warn(f"stopped; saved in {checkpoints}. Go on with the same command and --resume")
+        return ExitCode.INTERRUPTED
     with replace_directory(out, overwrite=overwrite or resume) as folder:
-        result = _write(folder, out, trained, data=data, refit=refit, seed=seed)
+        result = _write(folder, out, trained, data=data, refit=refit, typed=typed)
     _remove(checkpoints)
-    _show(console, result.metrics)
+    console.metrics(result.metrics)
     console.finish(result)
     return 0
 
 
-def _dry_run(console: Console, dataset: Dataset, recipe: Recipe, *, data: str, refit: bool) -> None:
+def _dry_run(
+    console: Console, dataset: Dataset, recipe: Recipe, *, data: str, refit: bool, typed: str
+) -> None:
     """Say what the run would take."""
     from tailrank.reporting.result import Result
     from tailrank.reporting.tables import feature_table
@@ -195,7 +201,13 @@ def _dry_run(console: Console, dataset: Dataset, recipe: Recipe, *, data: str, r
     console.note("dry run: nothing was trained or written")
     config = {"data": data, "refit": refit, "recipe": recipe.to_dict(), "dry_run": True}
     console.finish(
-        Result(command="train", config=config, seed=recipe.training.seed, metrics=metrics)
+        Result(
+            command="train",
+            command_line=typed,
+            config=config,
+            seed=recipe.training.seed,
+            metrics=metrics,
+        )
     )
 
 
@@ -252,20 +264,20 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[str, Progress], None]]:
-    """One bar for train and refit."""
-    with console.progress("training", 1.0) as advance:
+    """One stage for train and one for refit."""
+    with console.progress("prepare") as progress:
 
         def report(run: str, now: Progress) -> None:
-            remark = f"{run}: {now.samples_per_s:,.0f} samples/s, loss {now.train_logloss:.4f}"
+            remark = f"{now.samples_per_s:,.0f} samples/s, loss {now.train_logloss:.4f}"
             if now.validation_auc is not None:
                 remark += f", validation AUC {now.validation_auc:.4f}"
-            advance(now.step / now.steps, remark)
+            progress.at(run, now.step / now.steps, remark, first=(now.step - 1) / now.steps)
 
         yield report
 
 
 def _write(
-    folder: Path, out: Path, trained: Trained, *, data: str, refit: bool, seed: int
+    folder: Path, out: Path, trained: Trained, *, data: str, refit: bool, typed: str
 ) -> Result:
     """Put artifact, vocabulary, test scores, learning curve and result into `folder`."""
     from tailrank.inference.artifact import save_artifact
@@ -288,17 +300,12 @@ def _write(
     ReportData(learning_curve=curve).save(folder)
     result = Result(
         command="train",
+        command_line=typed,
         config={"data": data, "refit": refit, "recipe": trained.recipe.to_dict()},
-        seed=seed,
+        seed=trained.recipe.training.seed,
         metrics=trained.metrics(),
         artifacts=[out / name for name in sorted({f.name for f in folder.iterdir()})]
         + [out / "result.json"],
     )
     write_result(folder / "result.json", result)
     return result
-
-
-def _show(console: Console, metrics: Mapping[str, float]) -> None:
-    """The metrics, one a line."""
-    for name, value in metrics.items():
-        console.note(f"{name:<26} {value:,.0f}" if value > 1000 else f"{name:<26} {value:.4f}")

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from tailrank.reporting.console import Console
 
 OUTPUT_FILES = ("result.json", "report.html", "report_data.json", "profile.json")
-EXIT_BOUND_MISSED = 3
-EXIT_INVALID_MEASUREMENT = 4
-EXIT_INTERRUPTED = 130
 
 
 def tune(
@@ -38,6 +35,7 @@ def tune(
     quick: bool = False,
     seed: int = 0,
     overwrite: bool = False,
+    quiet: bool = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Find the batch size that holds the most queries per second inside an SLA, and prove it live.
@@ -65,6 +63,7 @@ def tune(
         quick: Default to runs of 2s and a profile of 4s, for a first look with wide intervals.
         seed: Seed of arrivals, sizes, features and a preset's weights.
         overwrite: Replace what is in the folder.
+        quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.characterization.operating_point import OperatingPointConfig
@@ -75,11 +74,13 @@ def tune(
     from tailrank.core.sla import SLA, parse_duration_ns
     from tailrank.inference.precision import Precision
     from tailrank.reporting import operating_point as reported
+    from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.report import write_report
     from tailrank.reporting.result import Result, write_result
     from tailrank.runtime.live import resolve_workers
 
+    typed = command_line(tune, locals())
     check_output(out, overwrite=overwrite)
     target_config = TargetConfig(
         target=target,
@@ -105,7 +106,7 @@ def tune(
         seed=seed,
     )
     table = None if profile is None else ServiceTimeTable.load(profile)
-    console = Console(json=json)
+    console = Console(json=json, quiet=quiet)
     loaded = open_target(target_config, console.note)
     if table is not None and table.device != loaded.profile_label:
         raise ConfigError("--profile", table.device, f"a profile of {loaded.profile_label}")
@@ -115,6 +116,7 @@ def tune(
         reported.report_data(point).save(folder)
         result = Result(
             command="tune",
+            command_line=typed,
             config={
                 "target": target_config,
                 "operating_point": config,
@@ -144,20 +146,15 @@ def search(
     from tailrank.reporting.operating_point import policy_rows
     from tailrank.reporting.tables import policy_table
 
-    stages = ("profile", "simulate", "live")
-    with console.progress("tune", len(stages)) as advance:
-
-        def report(stage: str, fraction: float, remark: str) -> None:
-            advance(stages.index(stage) + fraction, f"{stage}: {remark}")
-
-        point = find_operating_point(config, target, table=table, on_progress=report)
+    with console.progress("profile" if table is None else "simulate") as progress:
+        point = find_operating_point(config, target, table=table, on_progress=progress.at)
     console.note(f"\n{config.sla}, sizes {config.sizes}, {config.num_workers} workers")
     console.show(policy_table(policy_rows(point)))
     if point.tuned.live is None or point.baseline.live is None:
         console.note("* simulated only")
     if point.tuned.best.capacity_qps == 0.0:
         floor_ms = point.tuned.best.at.summary.percentile(config.sla.percentile).value / 1e6
-        console.note(
+        console.warn(
             f"no batch size meets {config.sla}: at {point.tuned.best.at.offered_qps:.3g} queries/s "
             f"the percentile is already {floor_ms:.3g} ms"
         )
@@ -166,10 +163,11 @@ def search(
 
 def exit_code(point: OperatingPoint) -> int:
     """What the shell is told: 130 interrupted, 3 no load meets the SLA, 4 not to be believed."""
+    from tailrank.core.exit_codes import ExitCode
     from tailrank.reporting.operating_point import validity
 
     if point.interrupted:
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
     if not validity(point).valid:
-        return EXIT_INVALID_MEASUREMENT
-    return 0 if point.tuned.best.capacity_qps else EXIT_BOUND_MISSED
+        return ExitCode.INVALID_MEASUREMENT
+    return 0 if point.tuned.best.capacity_qps else ExitCode.BOUND_MISSED

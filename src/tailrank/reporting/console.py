@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import rich.console
 from rich.console import RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tailrank.reporting.progress import Progress
 from tailrank.reporting.result import Result, to_json
 
 
@@ -19,46 +18,46 @@ class Console:
 
     Args:
         json: whether standard output is for the result's JSON alone.
+        quiet: leave out everything but warnings and that JSON.
     """
 
-    def __init__(self, *, json: bool = False) -> None:
-        self._json = json
-        self._human = rich.console.Console(stderr=json, highlight=False)
-        self._progress = rich.console.Console(stderr=True)
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self._json, self._quiet = json, quiet
+        self._human = rich.console.Console(stderr=json, highlight=False, quiet=quiet)
+        self._error = rich.console.Console(stderr=True, highlight=False)
+        self._progress = rich.console.Console(stderr=True, highlight=False, quiet=quiet)
 
     def note(self, text: str) -> None:
         """A line of what is going on."""
         self._human.print(text, markup=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """A line that explains an exit code other than 0; said even when quiet."""
+        (self._error if self._quiet else self._human).print(text, markup=False, soft_wrap=True)
+
     def show(self, table: RenderableType) -> None:
         """A table or anything else that rich can draw."""
         self._human.print(table)
 
-    @contextmanager
-    def progress(self, label: str, total: float) -> Iterator[Callable[..., None]]:
-        """A progress bar; yields `advance(completed, remark)`. Drawn on a terminal only."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[remark]}"),
-        )
-        # No refresh by itself: its thread would take the interpreter from the workers ten times a
-        # second, in the middle of what is being measured.
-        with Progress(*columns, console=self._progress, transient=True, auto_refresh=False) as bar:
-            task = bar.add_task(label, total=total, remark="")
+    def metrics(self, metrics: Mapping[str, float]) -> None:
+        """Metrics, one a line."""
+        width = max((len(name) for name in metrics), default=0)
+        for name, value in metrics.items():
+            self.note(
+                f"{name:<{width}}  {value:,.0f}"
+                if abs(value) > 1000
+                else f"{name:<{width}}  {value:.4f}"
+            )
 
-            def advance(completed: float, remark: str = "") -> None:
-                bar.update(task, completed=completed, remark=remark, refresh=True)
-
-            yield advance
+    def progress(self, stage: str) -> Progress:
+        """How far the verb is, beginning with `stage`; to be entered as a context."""
+        return Progress(self._progress, stage)
 
     def finish(self, result: Result) -> None:
         """The end of the verb: the result as JSON where that was asked for; else where it lies."""
         if self._json:
             sys.stdout.write(to_json(result))
         for reason in result.validity.reasons:
-            self.note(f"not valid: {reason}")
+            self.warn(f"not valid: {reason}")
         for path in result.artifacts:
             self.note(f"wrote {Path(path)}")

@@ -48,6 +48,7 @@ class Result:
         intervals: 95 % confidence intervals, a name in `metrics` -> (low, high); inf: no bound.
         validity: whether the measurement may be believed, and if not, why.
         artifacts: files written.
+        command_line: the words to type to do it again; None where nobody typed any.
         host: see `describe_host`.
         versions: Python and packages.
         started_at: start of the process, ISO 8601, UTC.
@@ -64,6 +65,7 @@ class Result:
     intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     validity: Validity = field(default_factory=Validity)
     artifacts: Sequence[str | Path] = ()
+    command_line: str | None = None
     host: Mapping[str, Any] = field(default_factory=describe_host)
     versions: Mapping[str, str] = field(default_factory=versions)
     started_at: str = field(default_factory=process_started_at)
@@ -94,6 +96,7 @@ def to_json(result: Result) -> str:
     record = {
         "schema_version": result.schema_version,
         "command": result.command,
+        "command_line": result.command_line,
         "config": result.config,
         "seed": result.seed,
         "host": result.host,
@@ -136,6 +139,7 @@ def read_result(path: Path) -> Result:
             },
             validity=Validity(tuple(record["validity"]["reasons"])),
             artifacts=record["artifacts"],
+            command_line=record.get("command_line"),  # records from before it was kept lack it
             host=record["host"],
             versions=record["versions"],
             started_at=record["started_at"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -13,17 +13,30 @@ from tailrank.models import RankingModel
 _BATCH_ITEMS = 4096  # larger ones leave the L2 cache and are no faster
 
 
-def evaluate(model: RankingModel, dataset: Dataset, splits: Sequence[Split]) -> BinaryMetrics:
+def evaluate(
+    model: RankingModel,
+    dataset: Dataset,
+    splits: Sequence[Split],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BinaryMetrics:
     """Metrics of `model` on the rows of these splits, in time order.
+
+    Args:
+        model: to score with.
+        dataset: holds the rows.
+        splits: which of them.
+        progress: told the rows scored so far, and all.
 
     Raises:
         ConfigError: there is no such split.
     """
-    metrics = BinaryMetrics()
+    metrics, done, total = BinaryMetrics(), 0, dataset.num_rows(splits)
     with torch.inference_mode():
         for batch, labels in dataset.batches(splits, _BATCH_ITEMS):
             # In double precision, or confident scores would round to equal probabilities.
             scores_BT = model(batch).double().sigmoid().numpy()
             groups_B = None if labels.group_B is None else labels.group_B.numpy()
             metrics.update(scores_BT, labels.values_BT.numpy(), groups_B)
+            done += batch.num_items
+            progress(done, total)
     return metrics

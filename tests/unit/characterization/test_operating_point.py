@@ -49,7 +49,7 @@ def make_point(baseline_qps: float, tuned_qps: float) -> OperatingPoint:
 def test_the_better_one_live_is_the_operating_point(live_qps, winner, monkeypatch) -> None:
     served = dict(zip((100, 50), live_qps, strict=True))
 
-    def verify(contender, load, done, on_progress):
+    def verify(contender, load, report):
         return replace(contender, live=make_capacity(served[contender.policy.batch_items_max]))
 
     monkeypatch.setattr(module, "_verify_one", verify)

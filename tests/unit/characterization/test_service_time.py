@@ -13,6 +13,7 @@ def test_every_point_is_measured_under_its_own_concurrency() -> None:
     seen: set[tuple[int, int, int]] = set()
     slots: set[int] = set()
     lock = threading.Lock()
+    told: list[tuple[float, str]] = []
 
     def run_batch(batch):
         with lock:
@@ -27,7 +28,14 @@ def test_every_point_is_measured_under_its_own_concurrency() -> None:
         device="test",
         ids_per_item=2.0,
         initialise_worker=slots.add,
+        on_progress=lambda fraction, remark: told.append((fraction, remark)),
     )
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < 0.1
+    assert fractions[-1] == pytest.approx(1.0)
+    assert told[0][1].startswith("1 worker, ")
+    assert told[-1][1].startswith("2 workers, ")
     # Coalescing takes a first part alone; whatever else runs is what the grid names.
     asked = {(1, 1, 2), (1, 4, 8), (1, 10, 20), (2, 4, 8), (2, 10, 20)}
     assert asked <= seen <= asked | {(1, 2, 4), (1, 5, 10)}
