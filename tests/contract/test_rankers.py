@@ -1,5 +1,7 @@
-"""Every ranker against the eager reference, on fresh random batches of every awkward shape."""
+"""Every ranker and architecture against the eager reference, on batches of every awkward shape."""
 
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from tailrank.inference import Ranker, load
 from tailrank.inference.artifact import save_artifact
 from tailrank.inference.precision import Precision
 from tailrank.kernels import onednn
-from tailrank.models import build_model
-from tailrank.models.dlrm import DLRMConfig
+from tailrank.models import RankingModel, build_model
+from tailrank.models.registry import architecture_names, config_for
 
 RANKERS = {
     "eager": {"device": "eager"},
@@ -25,22 +27,82 @@ RANKERS = {
 TOLERANCE = {"fp32": 1e-5, "rows=bf16,dense=fp32": 1e-2, "bf16": 3e-2}
 
 
-def make_spec(user_side: bool) -> FeatureSpec:
-    side = "user" if user_side else "item"
+# Architecture, sizes, dim of its tables. A new architecture adds a line.
+MODELS = {
+    "dlrm-dot": ("dlrm", {"bottom_mlp": (16,), "top_mlp": (16,), "interaction": "dot"}, 8),
+    "dlrm-cat": ("dlrm", {"bottom_mlp": (16,), "top_mlp": (16,), "interaction": "cat"}, 8),
+    "logistic_regression": ("logistic_regression", {}, 1),
+    "matrix_factorization": ("matrix_factorization", {}, 9),
+    "factorization_machine": ("factorization_machine", {}, 9),
+}
+# A model without linear layers has no backend to choose; one that needs both sides has both.
+VARIANTS = [
+    (name, user_side)
+    for name in MODELS
+    for user_side in (True, False)
+    if user_side or name != "matrix_factorization"
+]
+CASES = [
+    (ranker, name)
+    for ranker, options in RANKERS.items()
+    for name in MODELS
+    if name.startswith("dlrm") or "dense_backend" not in options
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These layers are small: a second thread gains little and waits long on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Artifacts:
+    """Saved models by name and side of the user's features, and rankers loaded once."""
+
+    precision: str
+    paths: dict[tuple[str, bool], Path]
+    _loaded: dict[tuple[str, str, bool], Ranker] = field(default_factory=dict)
+
+    def ranker(self, ranker: str, model: str, user_side: bool = True) -> Ranker:
+        key = (ranker, model, user_side)
+        if key not in self._loaded:
+            self._loaded[key] = load(self.paths[model, user_side], **RANKERS[ranker])[0]
+        return self._loaded[key]
+
+
+def assert_close(artifacts: Artifacts, actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=TOLERANCE[artifacts.precision], atol=1e-6)
+
+
+def test_every_architecture_is_held_to_this_contract() -> None:
+    assert {architecture for architecture, _, _ in MODELS.values()} == set(architecture_names())
+
+
+def make_spec(model: str, user_side: bool = True) -> FeatureSpec:
+    side, dim = "user" if user_side else "item", MODELS[model][2]
+    tables = (
+        TableSpec(name="country", num_embeddings=3, embedding_dim=dim),
+        TableSpec(name="items", num_embeddings=1000, embedding_dim=dim),
+        TableSpec(name="tags", num_embeddings=40, embedding_dim=dim),
+    )
+    country = Feature(name="country", side=side, kind="bag", table="country")
+    item = Feature(name="item", side="item", kind="bag", table="items")
+    if model == "matrix_factorization":  # one bag on each side is all that it takes
+        return FeatureSpec(features=(country, item), tables=tables[:2])
     return FeatureSpec(
         features=(
             Feature(name="profile", side=side, kind="dense", width=3),
             Feature(name="price", side="item", kind="dense", width=5),
-            Feature(name="country", side=side, kind="bag", table="country"),
+            country,
             Feature(name="history", side=side, kind="bag", table="items", pooling_factor=4.0),
-            Feature(name="item", side="item", kind="bag", table="items"),
+            item,
             Feature(name="tags", side="item", kind="bag", table="tags", pooling_factor=2.0),
         ),
-        tables=(
-            TableSpec(name="country", num_embeddings=3, embedding_dim=8),
-            TableSpec(name="items", num_embeddings=1000, embedding_dim=8),
-            TableSpec(name="tags", num_embeddings=40, embedding_dim=8),
-        ),
+        tables=tables,
     )
 
 
@@ -76,112 +138,118 @@ def artifacts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if onednn.why_unavailable(torch.bfloat16) and precision.dense == "bf16":
         pytest.skip(f"no bf16 linears here: {onednn.why_unavailable(torch.bfloat16)}")
     paths = {}
-    for user_side in (True, False):
-        for interaction in ("dot", "cat"):
-            config = DLRMConfig(
-                spec=make_spec(user_side),
-                bottom_mlp=(16, 8),
-                top_mlp=(16, 1),
-                interaction=interaction,
-            )
-            path = tmp_path_factory.mktemp("artifacts") / f"{user_side}-{interaction}"
-            with replace_directory(path) as fresh:
-                model = build_model(config, seed=5)
-                save_artifact(fresh, model, training={}, precision=precision)
-            paths[user_side, interaction] = path
-    return str(precision), paths
+    for name, user_side in VARIANTS:
+        architecture, sizes, _ = MODELS[name]
+        config = config_for(architecture, make_spec(name, user_side), sizes)
+        path = tmp_path_factory.mktemp("artifacts") / f"{name}-{user_side}"
+        with replace_directory(path) as fresh:
+            model = with_random_weights(build_model(config, seed=5))
+            save_artifact(fresh, model, training={}, precision=precision)
+        paths[name, user_side] = path
+    return Artifacts(str(precision), paths)
 
 
-@pytest.fixture(params=sorted(RANKERS))
-def ranker_name(request: pytest.FixtureRequest) -> str:
-    return request.param
+def with_random_weights(model: RankingModel) -> RankingModel:
+    """Move what starts at zero, such as the weights of a logistic regression."""
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for weight in (*model.dense_parameters(), model.tables.weight_VD[:, 0]):
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return model
 
 
-def load_ranker(name: str, precision: str, path: Path) -> Ranker:
-    if name == "cpu-mkl" and precision == "bf16":
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest, artifacts: Artifacts) -> tuple[str, str]:
+    ranker_name, model_name = request.param
+    if ranker_name == "cpu-mkl" and artifacts.precision == "bf16":
         pytest.skip("mkl is the fp32 backend")
-    return load(path, **RANKERS[name])[0]
+    return ranker_name, model_name
 
 
-@pytest.mark.parametrize("user_side", [True, False])
-@pytest.mark.parametrize("interaction", ["dot", "cat"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_scores_equal_the_reference(artifacts, ranker_name, user_side, interaction, seed) -> None:
-    precision, paths = artifacts
-    path = paths[user_side, interaction]
-    ranker, reference = load_ranker(ranker_name, precision, path), load(path, device="eager")[0]
-    torch.manual_seed(seed)
-    for items, users, bag_size in [
-        (1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (1000, 1, 3), (16, 1, 0),
-    ]:  # fmt: skip
-        batch = random_batch(make_spec(user_side), items, users, bag_size)
-        expected = reference.rank(batch)
-        scores = ranker.rank(batch)
-        assert scores.shape == (items,)
-        assert scores.dtype is torch.float32
-        torch.testing.assert_close(scores, expected, rtol=TOLERANCE[precision], atol=1e-6)
+def test_scores_equal_the_reference(artifacts, case) -> None:
+    ranker_name, model_name = case
+    for user_side in (side for name, side in VARIANTS if name == model_name):
+        ranker = artifacts.ranker(ranker_name, model_name, user_side)
+        reference = artifacts.ranker("eager", model_name, user_side)
+        torch.manual_seed(0)
+        for items, users, bag_size in 2 * [
+            (1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (1000, 1, 3), (16, 1, 0),
+        ]:  # fmt: skip
+            batch = random_batch(make_spec(model_name, user_side), items, users, bag_size)
+            scores = ranker.rank(batch)
+            assert scores.shape == (items,)
+            assert scores.dtype is torch.float32
+            assert_close(artifacts, scores, reference.rank(batch))
 
 
-def test_a_batch_equals_its_single_items(artifacts, ranker_name) -> None:
-    precision, paths = artifacts
-    ranker = load_ranker(ranker_name, precision, paths[True, "dot"])
+def test_a_batch_equals_its_single_items(artifacts, case) -> None:
+    ranker_name, model_name = case
+    ranker = artifacts.ranker(ranker_name, model_name)
     torch.manual_seed(11)
-    batch = random_batch(make_spec(True), items=9, users=3)
+    batch = random_batch(make_spec(model_name), items=9, users=3)
     singles = torch.cat([ranker.rank(batch.items(i, 1)) for i in range(9)])
-    torch.testing.assert_close(ranker.rank(batch), singles, rtol=TOLERANCE[precision], atol=1e-6)
+    assert singles.unique().numel() > 1
+    assert_close(artifacts, ranker.rank(batch), singles)
     rejoined = FeatureBatch.concat([batch.items(0, 4), batch.items(4, 1), batch.items(5, 4)])
-    torch.testing.assert_close(ranker.rank(rejoined), singles, rtol=TOLERANCE[precision], atol=1e-6)
+    assert_close(artifacts, ranker.rank(rejoined), singles)
 
 
-def test_a_user_once_equals_the_user_repeated(artifacts, ranker_name) -> None:
-    precision, paths = artifacts
-    ranker = load_ranker(ranker_name, precision, paths[True, "cat"])
+def test_a_user_once_equals_the_user_repeated(artifacts, case) -> None:
+    ranker_name, model_name = case
+    ranker = artifacts.ranker(ranker_name, model_name)
     torch.manual_seed(12)
-    once = random_batch(make_spec(True), items=6, users=1)
+    once = random_batch(make_spec(model_name), items=6, users=1)
     repeated = FeatureBatch(
         user=SideFeatures.concat([once.user] * 6),
         item=once.item,
         item_to_user_B=torch.arange(6),
     )
-    torch.testing.assert_close(
-        ranker.rank(once), ranker.rank(repeated), rtol=TOLERANCE[precision], atol=1e-6
-    )
+    assert_close(artifacts, ranker.rank(once), ranker.rank(repeated))
 
 
-@pytest.mark.parametrize("bag_size", [None, 2])
-@pytest.mark.parametrize("value", [-1, 3, 1000, 1 << 40])
-def test_an_id_outside_its_table_is_named(artifacts, ranker_name, bag_size, value) -> None:
-    precision, paths = artifacts
-    ranker = load_ranker(ranker_name, precision, paths[True, "dot"])
+def test_an_id_outside_its_table_is_named(artifacts, case) -> None:
+    ranker_name, model_name = case
+    ranker = artifacts.ranker(ranker_name, model_name)
     torch.manual_seed(13)
-    batch = random_batch(make_spec(True), items=4, users=2, bag_size=2)
-    lengths = batch.user.offsets.diff()
-    if bag_size is None:  # uneven bags take another path
-        lengths[1] += lengths[3]
-        lengths[3] = 0
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    values = batch.user.values_L.clone() % 3
-    position = int(offsets[2]) + 1  # second id of the second user's country
-    values[position] = value
-    broken = FeatureBatch(
-        user=SideFeatures(dense_RN=batch.user.dense_RN, values_L=values, offsets=offsets),
-        item=batch.item,
-        item_to_user_B=batch.item_to_user_B,
-    )
-    with pytest.raises(ConfigError, match=r"country \(user row 1, id 1 of its bag\)") as error:
-        ranker.rank(broken)
-    assert error.value.value == value
-    assert "0 to 2" in error.value.allowed
+    batch = random_batch(make_spec(model_name), items=4, users=2, bag_size=2)
+    for uneven, value in product((False, True), (-1, 3, 1000, 1 << 40)):
+        lengths = batch.user.offsets.diff()
+        second_user = len(lengths) // 2
+        if uneven:  # uneven bags take another path
+            lengths[second_user] += lengths[second_user - 1]
+            lengths[second_user - 1] = 0
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        values = batch.user.values_L.clone() % 3
+        values[int(offsets[second_user]) + 1] = value  # second id of the second user's country
+        broken = replace(batch, user=replace(batch.user, values_L=values, offsets=offsets))
+        with pytest.raises(ConfigError, match=r"country \(user row 1, id 1 of its bag\)") as error:
+            ranker.rank(broken)
+        assert error.value.value == value
+        assert "0 to 2" in error.value.allowed
 
 
-def test_nan_in_a_dense_feature_stays_with_its_item(artifacts, ranker_name) -> None:
-    precision, paths = artifacts
-    ranker = load_ranker(ranker_name, precision, paths[True, "dot"])
+def test_nan_stays_with_its_item(artifacts, case) -> None:
+    ranker_name, model_name = case
+    ranker = artifacts.ranker(ranker_name, model_name)
     torch.manual_seed(14)
-    batch = random_batch(make_spec(True), items=5, users=1)
+    batch = random_batch(make_spec(model_name), items=5, users=1, bag_size=2)
     clean = ranker.rank(batch)
-    batch.item.dense_RN[2, 1] = float("nan")
+    if batch.item.dense_RN.shape[1]:
+        batch.item.dense_RN[2, 1] = float("nan")
+    elif artifacts.precision != "fp32":
+        pytest.skip("no dense feature, and factors of ids need fp32 rows")
+    else:
+        factor_L = torch.ones(batch.item.num_ids)
+        factor_L[int(batch.item.offsets[2])] = float("nan")  # the third item's only bag
+        batch = replace(batch, item=replace(batch.item, weights_L=factor_L))
     scores = ranker.rank(batch)
     assert torch.isnan(scores[2])
     keep = torch.tensor([0, 1, 3, 4])
-    torch.testing.assert_close(scores[keep], clean[keep], rtol=TOLERANCE[precision], atol=1e-6)
+    assert_close(artifacts, scores[keep], clean[keep])
+
+
+def test_a_backend_for_no_linear_layer_is_refused(artifacts) -> None:
+    path = artifacts.paths["logistic_regression", True]
+    with pytest.raises(ConfigError, match="no stack of linear layers"):
+        load(path, dense_backend="mkl")
+    assert load(path)[0].describe()["dense_backend"] is None

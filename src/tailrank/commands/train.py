@@ -66,7 +66,8 @@ def train(
     Example: tailrank train dlrm --data criteo:train.tsv --out runs/criteo --dry-run
 
     Args:
-        model: Architecture: dlrm.
+        model: Architecture: dlrm, factorization_machine, logistic_regression, or
+            matrix_factorization (of one user and one item feature: see --features).
         data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, or synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
@@ -80,7 +81,8 @@ def train(
         lr_decay: Let the rate of the dense layers fall linearly to zero.
         evaluate_every: Steps between evaluations on validation rows.
         patience: Evaluations without a better logloss before training stops.
-        embedding_dim: Columns of every table.
+        embedding_dim: Columns of every table; 1 for logistic_regression, and one more than the
+            factors for matrix_factorization and factorization_machine.
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.

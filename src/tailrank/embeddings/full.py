@@ -118,6 +118,10 @@ class EmbeddingTables(nn.Module):
             rows_VD = self.weight_VD[first : first + table.num_embeddings]
             rows_VD.uniform_(-bound, bound, generator=generator)
 
+    def zero_first_column(self) -> None:
+        """Start at zero what a model keeps in the first column: a linear weight or a bias."""
+        self.weight_VD[:, 0] = 0.0
+
     def pooled(self, features: SideFeatures, side: Side) -> Tensor:
         """Sum-pooled embeddings of one side, (R, F, D)."""
         num_features = len(self.spec.sparse(side))

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tailrank.core.errors import BackendUnavailable
+from tailrank.core.errors import BackendUnavailable, ConfigError
 from tailrank.embeddings import EmbeddingTables, Pooled
 from tailrank.features import FeatureBatch
 from tailrank.inference.arena import Arena
@@ -97,10 +97,12 @@ class CpuRanker:
         model: its tables already lie in `arena`; its dense layers are packed here.
         arena: the memory of the tables.
         precision: number formats.
-        dense_backend: `mkl`, `onednn`, or None to time both on this host and keep the faster.
+        dense_backend: `mkl`, `onednn`, or None to time both on this host and keep the faster. A
+            model without stacks of linears, as the yardsticks are, has none to choose.
 
     Raises:
         BackendUnavailable: this host cannot run the precision or the backend.
+        ConfigError: a backend for a model that has nothing to run on it.
     """
 
     device = "cpu"
@@ -113,13 +115,22 @@ class CpuRanker:
         dense_backend: DenseBackend | None = None,
     ) -> None:
         self.arena, self.precision = arena, precision
-        dtype = DTYPES[precision.dense]
-        if dense_backend == "onednn" or dtype is not torch.float32:
-            onednn.require(dtype)
-        self.timings_us = _time_backends(model, dtype) if dense_backend is None else {}
-        self.dense_backend: DenseBackend = dense_backend or _fastest(self.timings_us)
+        dtype, stacks = DTYPES[precision.dense], _stacks(model)
+        self.timings_us: dict[str, float] = {}
+        self.dense_backend: DenseBackend | None = dense_backend
+        packed = model
+        if stacks:
+            if dense_backend == "onednn" or dtype is not torch.float32:
+                onednn.require(dtype)
+            if dense_backend is None:
+                self.timings_us = _time_backends(list(stacks.values()), dtype)
+            backend = dense_backend or _fastest(self.timings_us)
+            packed, self.dense_backend = _with_packed_layers(model, backend, dtype), backend
+        elif dense_backend is not None:
+            allowed = "None: this model has no stack of linear layers"
+            raise ConfigError("dense_backend", dense_backend, allowed)
         self._embed = ArenaTables(model.tables)
-        self._model = _with_packed_layers(model, self.dense_backend, dtype).eval()
+        self._model = packed.eval()
 
     @property
     def packed_stacks(self) -> list[PackedMLP]:
@@ -155,19 +166,24 @@ def place_in_arena(tables: EmbeddingTables, dtype: torch.dtype) -> Arena:
     return arena
 
 
+def _stacks(model: RankingModel) -> dict[str, nn.Sequential]:
+    """The model's stacks of linear layers that hold any, by name."""
+    named = model.named_children()
+    return {name: m for name, m in named if isinstance(m, nn.Sequential) and len(m)}
+
+
 def _with_packed_layers(
     model: RankingModel, backend: DenseBackend, dtype: torch.dtype
 ) -> RankingModel:
     """A shallow copy of the model with every stack of linears packed; the tables are shared."""
     packed = copy.copy(model)
     packed._modules = dict(model._modules)
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential) and len(module):
-            setattr(packed, name, PackedMLP(module, backend, dtype))
+    for name, stack in _stacks(model).items():
+        setattr(packed, name, PackedMLP(stack, backend, dtype))
     return packed
 
 
-def _time_backends(model: RankingModel, dtype: torch.dtype) -> dict[str, float]:
+def _time_backends(stacks: list[nn.Sequential], dtype: torch.dtype) -> dict[str, float]:
     """Median microseconds of all stacks on one thread, by backend, measured in turns."""
     backends: list[DenseBackend] = []
     if dtype is torch.float32:
@@ -176,7 +192,6 @@ def _time_backends(model: RankingModel, dtype: torch.dtype) -> dict[str, float]:
         backends.append("onednn")
     if len(backends) == 1:
         return {backends[0]: 0.0}
-    stacks = [m for m in model.children() if isinstance(m, nn.Sequential) and len(m)]
     widths = [next(stack.parameters()).shape[1] for stack in stacks]
     inputs = [torch.randn(_CALIBRATION_ROWS, width) for width in widths]
     packed = {name: [PackedMLP(stack, name, dtype) for stack in stacks] for name in backends}

@@ -15,6 +15,9 @@ import torch
 from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureSpec
 from tailrank.models.dlrm import DLRM, DLRMConfig
+from tailrank.models.factorization_machine import FactorizationMachine, FactorizationMachineConfig
+from tailrank.models.logistic_regression import LogisticRegression, LogisticRegressionConfig
+from tailrank.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from tailrank.models.ranking_model import ModelConfig, RankingModel
 
 
@@ -26,6 +29,9 @@ class _Architecture(NamedTuple):
 
 
 _ARCHITECTURES: dict[str, _Architecture] = {
+    "logistic_regression": _Architecture(LogisticRegressionConfig, LogisticRegression),
+    "matrix_factorization": _Architecture(MatrixFactorizationConfig, MatrixFactorization),
+    "factorization_machine": _Architecture(FactorizationMachineConfig, FactorizationMachine),
     "dlrm": _Architecture(DLRMConfig, DLRM),
 }
 

@@ -65,11 +65,18 @@ def recipe_for(architecture: str, kind: str) -> Recipe:
     """
     if architecture not in architecture_names():
         raise ConfigError("model", architecture, " or ".join(architecture_names()))
-    return RECIPES.get((architecture, kind), Recipe(architecture=architecture))
+    plain = _ANY_DATA.get(architecture, Recipe(architecture=architecture))
+    return RECIPES.get((architecture, kind), plain)
 
 
+# For data that has no recipe below: what an architecture cannot do without.
+_ANY_DATA = {
+    "logistic_regression": Recipe(
+        architecture="logistic_regression", data=DataSettings(embedding_dim=1)
+    ),
+}
+# Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
 RECIPES = {
-    # Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
     ("dlrm", "criteo"): Recipe(
         sizes={"bottom_mlp": (256,), "top_mlp": (128,)},
         data=DataSettings(embedding_dim=32, integer_buckets=True),
@@ -79,5 +86,20 @@ RECIPES = {
     ),
     ("dlrm", "synthetic"): Recipe(
         training=TrainingConfig(batch_items=1024, epochs=2, lr=0.03, table_lr=0.1, lr_decay=True)
+    ),
+    ("logistic_regression", "synthetic"): Recipe(
+        architecture="logistic_regression",
+        data=DataSettings(embedding_dim=1),
+        training=TrainingConfig(batch_items=1024, epochs=2, lr=0.03, table_lr=0.1),
+    ),
+    ("matrix_factorization", "synthetic"): Recipe(
+        architecture="matrix_factorization",
+        data=DataSettings(embedding_dim=17, features=("user_0", "item_0")),
+        training=TrainingConfig(batch_items=1024, epochs=4, lr=0.03, table_lr=0.03),
+    ),
+    ("factorization_machine", "synthetic"): Recipe(
+        architecture="factorization_machine",
+        data=DataSettings(embedding_dim=5),
+        training=TrainingConfig(batch_items=1024, epochs=2, lr=0.03, table_lr=0.1),
     ),
 }
