@@ -1,15 +1,17 @@
-"""Features for generated queries: a pool of random rows that queries are cut from.
+"""Features for generated queries: a pool of rows, random or real, that queries are cut from.
 
-Ids are uniform over each table's rows, so that almost every row read is cold, as it is for a large
-table in production; a query that repeats the last one's ids would measure the cache. This module
-knows no clock and no scheduler.
+Random ids are uniform over each table's rows, so that almost every row read is cold, as it is for a
+large table in production; a query that repeats the last one's ids would measure the cache. Real
+rows come from a data set, with the popularity and the bag sizes that it has. This module knows no
+clock and no scheduler.
 
-Legend: R rows of one side, F sparse features of that side, N dense width, B items.
+Legend: R rows of one side, F sparse features of that side, N dense width, B items, U users.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,12 +19,14 @@ from torch import Tensor
 
 from tailrank.core.errors import ConfigError
 from tailrank.core.query import Batch, BatchPart
+from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureBatch, FeatureSpec, Side, SideFeatures
 from tailrank.inference import Ranker
 
 # One pool is far larger than any last-level cache and far smaller than the tables.
 _POOL_BYTES = 192 << 20
 _POOL_ROWS = (2048, 65536)
+_READ_ITEMS = 4096
 
 
 class QueryPool:
@@ -31,10 +35,14 @@ class QueryPool:
     Args:
         user: user rows; a query takes one.
         item: item rows; a query takes a run of them.
+        first_item_U: where each user's items begin, rising; queries begin there and take that user.
+            None: users and items have nothing to do with each other.
     """
 
-    def __init__(self, user: SideFeatures, item: SideFeatures) -> None:
-        self._user, self._item = user, item
+    def __init__(
+        self, user: SideFeatures, item: SideFeatures, first_item_U: Sequence[int] | None = None
+    ) -> None:
+        self._user, self._item, self._first_item_U = user, item, first_item_U
         self._item_to_user = torch.zeros(item.num_rows, dtype=torch.int64)
 
     @classmethod
@@ -45,6 +53,25 @@ class QueryPool:
             _random_side(spec, "user", _pool_rows(spec, "user"), generator),
             _random_side(spec, "item", _pool_rows(spec, "item"), generator),
         )
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, seed: int) -> QueryPool:
+        """A pool of validation and test rows, as many as fit into its bytes, in a random order.
+
+        A query has the user of its first item; beyond that user's own candidates it goes on with
+        those of the next, so that it can have any size.
+        """
+        batches, num_bytes = [], 0
+        for batch, _ in dataset.batches(("validation", "test"), _READ_ITEMS, shuffle_seed=seed):
+            batches.append(batch)
+            num_bytes += _num_bytes(batch.user) + _num_bytes(batch.item)
+            if num_bytes >= _POOL_BYTES:
+                break
+        rows = FeatureBatch.concat(batches)
+        if not any(feature.side == "user" for feature in dataset.spec.features):
+            return cls(rows.user, rows.item)
+        first_U = torch.searchsorted(rows.item_to_user_B, torch.arange(rows.num_users))
+        return cls(rows.user, rows.item, first_U.tolist())
 
     @property
     def num_items_max(self) -> int:
@@ -63,8 +90,11 @@ class QueryPool:
         """
         if num_items > self.num_items_max:
             raise ConfigError("num_items", num_items, f"up to {self.num_items_max}")
-        first = choice % (self._item.num_rows - num_items + 1)
-        return choice % self._user.num_rows, first
+        last_first = self._item.num_rows - num_items
+        if self._first_item_U is None:
+            return choice % self._user.num_rows, choice % (last_first + 1)
+        user = choice % bisect_right(self._first_item_U, last_first)
+        return user, self._first_item_U[user]
 
     def features(self, part: BatchPart) -> FeatureBatch:
         """The features of one part of a query whose payload came from `payload`."""
@@ -97,6 +127,12 @@ def batch_runner(ranker: Ranker, pool: QueryPool) -> Callable[[Batch], Sequence[
         return torch.split(scores_B, [part.num_items for part in batch.parts])
 
     return run
+
+
+def _num_bytes(side: SideFeatures) -> int:
+    """Bytes of the rows of one side."""
+    tensors = (side.dense_RN, side.values_L, side.offsets, side.weights_L)
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _pool_rows(spec: FeatureSpec, side: Side) -> int:

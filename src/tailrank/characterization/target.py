@@ -11,6 +11,7 @@ import torch
 from tailrank.characterization.payloads import QueryPool, batch_runner, ids_per_item
 from tailrank.core.errors import ConfigError
 from tailrank.core.query import Batch
+from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureSpec
 from tailrank.inference import Ranker, load
 from tailrank.inference.artifact import read_record
@@ -32,6 +33,7 @@ class TargetConfig:
         scale: factor on a preset's rows.
         user_tables: a preset's tables on the user side; None: as the preset says.
         precision: a preset's number formats; an artifact brings its own, so None there.
+        data: the data set whose rows are the queries; None: random rows.
         seed: of a preset's weights and of the query pool.
     """
 
@@ -39,10 +41,14 @@ class TargetConfig:
     scale: float = 1.0
     user_tables: int | None = None
     precision: Precision | None = None
+    data: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.target.startswith(PRESET_PREFIX):
+            if self.data is not None:
+                allowed = "with a trained model only; a preset was trained on no data"
+                raise ConfigError("--data", self.data, allowed)
             return
         for field, value, default in (
             ("--scale", self.scale, 1.0),
@@ -56,12 +62,23 @@ class TargetConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A loaded model and the queries to ask it."""
+    """A loaded model and the queries to ask it.
+
+    Args:
+        name: of the preset or the artifact's folder.
+        spec: its features.
+        ranker: the model.
+        pool: rows to make queries of.
+        queries: where they come from: `random`, or the text that names a data set.
+        rows_label: stands for those rows in `profile_label`; None: random rows.
+    """
 
     name: str
     spec: FeatureSpec
     ranker: Ranker
     pool: QueryPool
+    queries: str = "random"
+    rows_label: str | None = None
 
     @property
     def run_batch(self) -> Callable[[Batch], Sequence[object]]:
@@ -75,27 +92,39 @@ class Target:
 
     @property
     def profile_label(self) -> str:
-        """What a service-time table of this target is good for: this model, sizes and precision."""
+        """What a service-time table of this target is good for.
+
+        This model, sizes, precision and queries: popular ids are in cache, and histories vary.
+        """
         rows = sum(table.num_embeddings for table in self.spec.tables)
         users = len(self.spec.sparse("user"))
         description = self.ranker.describe()
-        return (
+        label = (
             f"{self.ranker.device} {self.name} rows={rows} user_tables={users} "
             f"precision={description.get('precision', 'fp32')}"
         )
+        return label if self.rows_label is None else f"{label} queries={self.rows_label}"
 
     def describe(self) -> dict[str, object]:
         """What was chosen, for the result file; the papers' setting is no user table."""
         num_user = len(self.spec.sparse("user"))
-        return {"name": self.name, "user_tables": num_user, **self.ranker.describe()}
+        return {
+            "name": self.name,
+            "user_tables": num_user,
+            "queries": self.queries,
+            **self.ranker.describe(),
+        }
 
 
-def open_target(config: TargetConfig, announce: Callable[[str], None]) -> Target:
+def open_target(
+    config: TargetConfig, announce: Callable[[str], None], dataset: Dataset | None = None
+) -> Target:
     """Load a target onto huge pages.
 
     Args:
         config: which one.
         announce: told the memory needed, before it is allocated.
+        dataset: what `config.data` names, read as the artifact was trained on it.
 
     Raises:
         ConfigError: unknown preset, or it does not fit into memory.
@@ -114,11 +143,18 @@ def open_target(config: TargetConfig, announce: Callable[[str], None]) -> Target
         name, model, precision = path.name, record.config, record.precision
         announce(_memory_line(name, bytes_needed(model, precision), precision))
         ranker, _ = load(path)
+    assert (dataset is None) == (config.data is None), "the data set that the config names"
+    if dataset is None:
+        pool = QueryPool.random(model.spec, config.seed)
+    else:
+        pool = QueryPool.from_dataset(dataset, config.seed)
     return Target(
         name=name,
         spec=model.spec,
         ranker=ranker,
-        pool=QueryPool.random(model.spec, config.seed),
+        pool=pool,
+        queries=config.data or "random",
+        rows_label=None if dataset is None else f"{dataset.name}-{dataset.fingerprint[:8]}",
     )
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from tailrank.characterization.target import TargetConfig
     from tailrank.data.dataset import Dataset, ReadingProgress
     from tailrank.inference.artifact import ArtifactRecord
+    from tailrank.reporting.console import Console
 
 
 def evaluate(
@@ -89,3 +91,19 @@ def open_for(
     if dataset.spec != record.config.spec:
         raise ConfigError("--data", data, "rows with the features that the model was trained on")
     return dataset
+
+
+def query_rows(config: TargetConfig, console: Console) -> Dataset | None:
+    """The rows that `config.data` names, for queries to its model; None: random ones will do.
+
+    Raises:
+        ConfigError: another kind of data, or rows with other features.
+        DataError: no artifact, or the rows or the vocabulary cannot be used.
+    """
+    from tailrank.inference.artifact import read_record
+
+    if config.data is None:
+        return None
+    folder = Path(config.target)
+    with console.progress("read") as progress:
+        return open_for(folder, read_record(folder), config.data, progress)

@@ -15,6 +15,7 @@ def profile(
     scale: float = 1.0,
     user_tables: int | None = None,
     precision: str | None = None,
+    data: str | None = None,
     workers: int | None = None,
     budget: str = "30s",
     seed: int = 0,
@@ -34,6 +35,8 @@ def profile(
         scale: Factor on the rows of a preset's tables.
         user_tables: Tables of a preset that belong to the user's side.
         precision: Number formats of a preset: fp32, bf16, or rows=bf16,dense=fp32.
+        data: Log whose users and candidates make the queries, as it was named when the model was
+            trained, for instance movielens:FOLDER; default: random ones.
         workers: Worker threads; default: all cores.
         budget: Time to spend, as in 30s or 2min.
         seed: Seed of a preset's weights and of the query pool.
@@ -44,6 +47,7 @@ def profile(
     from tailrank.characterization.load_test import measure_overhead_ns, measure_profile
     from tailrank.characterization.service_time import ProfileConfig
     from tailrank.characterization.target import TargetConfig, open_target
+    from tailrank.commands.evaluate import query_rows
     from tailrank.core.files import check_writable
     from tailrank.core.sla import parse_duration_ns
     from tailrank.inference.precision import Precision
@@ -61,6 +65,7 @@ def profile(
         scale=scale,
         user_tables=user_tables,
         precision=None if precision is None else Precision.parse(precision),
+        data=data,
         seed=seed,
     )
     profile_config = ProfileConfig(
@@ -68,7 +73,7 @@ def profile(
         budget_s=2.0 if quick else parse_duration_ns(budget, "--budget") / 1e9,
         seed=seed,
     )
-    loaded = open_target(target_config, console.note)
+    loaded = open_target(target_config, console.note, query_rows(target_config, console))
     with console.progress("profile") as advance:
         table = measure_profile(loaded, profile_config, advance)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ def tune(
     scale: float = 1.0,
     user_tables: int | None = None,
     precision: str | None = None,
+    data: str | None = None,
     simulate_only: bool = False,
     quick: bool = False,
     seed: int = 0,
@@ -59,6 +60,8 @@ def tune(
         scale: Factor on the rows of a preset's tables.
         user_tables: Tables of a preset that belong to the user's side.
         precision: Number formats of a preset: fp32, bf16, or rows=bf16,dense=fp32.
+        data: Log whose users and candidates make the queries, as it was named when the model was
+            trained, for instance movielens:FOLDER; default: random ones.
         simulate_only: Leave the live runs out.
         quick: Default to runs of 2s and a profile of 4s, for a first look with wide intervals.
         seed: Seed of arrivals, sizes, features and a preset's weights.
@@ -68,6 +71,7 @@ def tune(
     """
     from tailrank.characterization.operating_point import OperatingPointConfig
     from tailrank.characterization.target import TargetConfig, open_target
+    from tailrank.commands.evaluate import query_rows
     from tailrank.core.errors import ConfigError
     from tailrank.core.files import check_output, replace_directory
     from tailrank.core.service_time import ServiceTimeTable
@@ -87,6 +91,7 @@ def tune(
         scale=scale,
         user_tables=user_tables,
         precision=None if precision is None else Precision.parse(precision),
+        data=data,
         seed=seed,
     )
     if delay is not None and policy == "static":
@@ -107,7 +112,7 @@ def tune(
     )
     table = None if profile is None else ServiceTimeTable.load(profile)
     console = Console(json=json, quiet=quiet)
-    loaded = open_target(target_config, console.note)
+    loaded = open_target(target_config, console.note, query_rows(target_config, console))
     if table is not None and table.device != loaded.profile_label:
         raise ConfigError("--profile", table.device, f"a profile of {loaded.profile_label}")
     point = search(config, loaded, table, console)
