@@ -134,7 +134,7 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_happened(
     ("arguments", "message"),
     [
         (["--data", "criteo:nowhere.tsv"], "nowhere.tsv: No such file"),
-        (["--data", "movielens:x"], "--data"),
+        (["--data", "parquet:x"], "--data"),
         (["--data", SMALL, "--lr", "-1"], "lr"),
         (["--data", SMALL, "--bottom-mlp", "64x32"], "--bottom-mlp"),
         (["--data", SMALL, "--resume"], "--resume"),

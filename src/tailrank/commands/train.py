@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailrank.data.dataset import Dataset
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result
-    from tailrank.training.loop import Progress
+    from tailrank.training.history import Progress
     from tailrank.training.procedure import Trained
     from tailrank.training.recipe import Recipe
 
@@ -36,8 +36,13 @@ def train(
     optimizer: Literal["adagrad", "sgd", "adam"] | None = None,
     table_optimizer: Literal["rowwise_adagrad", "sgd"] | None = None,
     weight_decay: float | None = None,
-    lr_decay: Annotated[bool | None, Parameter(negative="--no-lr-decay")] = None,
+    table_l2: float | None = None,
+    clip_norm: float | None = None,
+    lr_schedule: Literal["constant", "linear", "cosine"] | None = None,
+    warmup_steps: int | None = None,
+    schedule_tables: Annotated[bool | None, Parameter(negative="--no-schedule-tables")] = None,
     evaluate_every: int | None = None,
+    select_by: Literal["logloss", "auc", "grouped_auc", "ndcg_at_10"] | None = None,
     patience: int | None = None,
     embedding_dim: int | None = None,
     bottom_mlp: str | None = None,
@@ -48,6 +53,8 @@ def train(
     min_count: int | None = None,
     integer_buckets: Annotated[bool | None, Parameter(negative="--no-integer-buckets")] = None,
     seed: int = 0,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = None,
     dry_run: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -78,9 +85,14 @@ def train(
         optimizer: Optimiser of the dense layers.
         table_optimizer: Optimiser of the embedding tables.
         weight_decay: L2 factor on the dense layers.
-        lr_decay: Let the rate of the dense layers fall linearly to zero.
+        table_l2: L2 factor on the table rows that a batch reads.
+        clip_norm: Norm that the gradients of a step are scaled down to.
+        lr_schedule: How the rate of the dense layers falls to zero over the run.
+        warmup_steps: Steps at the start over which the rate rises.
+        schedule_tables: Let the rate of the tables follow too.
         evaluate_every: Steps between evaluations on validation rows.
-        patience: Evaluations without a better logloss before training stops.
+        select_by: Validation metric that chooses the weights to keep.
+        patience: Evaluations without a better value of it before training stops.
         embedding_dim: Columns of every table; 1 for logistic_regression, and one more than the
             factors for matrix_factorization and factorization_machine.
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
@@ -91,6 +103,8 @@ def train(
         min_count: Categories seen fewer times count as unknown.
         integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
         seed: Of weights and row order.
+        checkpoint_every: Steps between checkpoints; each evaluation saves one anyway.
+        checkpoint_seconds: Time between checkpoints, 60 unless saving one takes over 3.
         dry_run: Print rows, vocabulary sizes, memory and time, and write nothing.
         resume: Continue an interrupted run with the same settings.
         overwrite: Replace what is in OUT.
@@ -132,10 +146,17 @@ def train(
             dense_optimizer=optimizer,
             table_optimizer=table_optimizer,
             weight_decay=weight_decay,
-            lr_decay=lr_decay,
+            table_l2=table_l2,
+            clip_norm=clip_norm,
+            lr_schedule=lr_schedule,
+            warmup_steps=warmup_steps,
+            schedule_tables=schedule_tables,
             evaluate_every=evaluate_every,
+            select_by=select_by,
             patience=patience,
             seed=seed,
+            checkpoint_every=checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds,
         ),
     )
     check_output(out, overwrite=overwrite or resume)

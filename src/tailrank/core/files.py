@@ -14,17 +14,50 @@ from tailrank.core.errors import ConfigError
 
 def replace_text(path: Path, text: str) -> None:
     """Write `text` to `path`: readers see the old file or the new one, never a part."""
+    with replace_file(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a fresh file beside `path` that takes its place when the block ends well.
+
+    Its content reaches the disk before its name does, so a reader after a crash or a power cut
+    finds the old file or the whole new one. A killed process may leave the fresh file behind; see
+    `remove_leftovers`.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    fresh = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files private; results are meant to be read
-        os.replace(name, path)
+        yield fresh
+        fresh.chmod(0o644)  # mkstemp makes files private; results are meant to be read
+        _sync(fresh)
+        os.replace(fresh, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
+    _sync(path.parent)  # a new name lasts once its folder is on the disk too
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Delete what killed processes left of files that `replace_file` was to make.
+
+    Args:
+        folder: nobody else is writing there now.
+        names: pattern of the files that were to be made, as in `*.safetensors`.
+    """
+    for leftover in folder.glob(f".{names}.????????"):  # eight letters, by mkstemp
+        leftover.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

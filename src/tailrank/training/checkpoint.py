@@ -1,14 +1,12 @@
 """Checkpoints: one safetensors file each, whole or absent.
 
 Tensors are the model's parameters and the optimisers' state by name; everything else is JSON in
-the file's metadata. Written beside the target, synced, then renamed over it. Never pickle.
+the file's metadata. Never pickle.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tailrank.core.errors import DataError
+from tailrank.core.files import replace_file
 from tailrank.training.step import TrainStep
 
-_FORMAT = "tailrank-checkpoint-1"
+_FORMAT = "tailrank-checkpoint-2"
 
 
 def training_tensors(step: TrainStep) -> dict[str, Tensor]:
@@ -41,17 +40,9 @@ def save_checkpoint(file: Path, tensors: dict[str, Tensor], record: dict[str, An
         tensors: by name; written as they are now.
         record: JSON-ready.
     """
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    os.close(handle)
-    try:
-        plain = {key: value.detach().contiguous() for key, value in tensors.items()}
-        save_file(plain, name, {"format": _FORMAT, "record": json.dumps(record)})
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    plain = {key: value.detach().contiguous() for key, value in tensors.items()}
+    with replace_file(file) as fresh:
+        save_file(plain, fresh, {"format": _FORMAT, "record": json.dumps(record)})
 
 
 def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

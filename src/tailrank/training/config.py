@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from tailrank.core.errors import ConfigError
 from tailrank.training.optimizers import DenseOptimizerName, TableOptimizerName
+
+LrSchedule = Literal["constant", "linear", "cosine"]
+SelectBy = Literal["logloss", "auc", "grouped_auc", "ndcg_at_10"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +25,22 @@ class TrainingConfig:
         dense_optimizer: `adagrad`, `sgd` or `adam`.
         table_optimizer: `rowwise_adagrad` or `sgd`.
         weight_decay: L2 factor on dense parameters.
-        lr_decay: whether the dense rate falls linearly to 0 over the planned steps. That of tables
-            stays: Adagrad lowers it row by row, and a rare row may come last.
+        table_l2: L2 factor on the table rows that a batch reads, each once per step; rows that it
+            does not read cost nothing and stay.
+        clip_norm: the L2 norm that the gradients of dense parameters and table rows together are
+            scaled down to where they exceed it, before L2 is added; None: no limit.
+        lr_schedule: how the dense rate falls to 0 over the planned steps, if it does.
+        warmup_steps: steps at the start over which the rate rises linearly.
+        schedule_tables: whether the rate of tables follows too. By default it stays: Adagrad
+            lowers it row by row, and a rare row may come last.
         evaluate_every: steps between evaluations on validation; None: after each pass.
-        patience: evaluations without a better validation logloss before the run stops.
+        select_by: the validation metric that chooses the weights to keep.
+        patience: evaluations without a better value of it before the run stops.
         shuffle: whether each pass has a new order of rows.
         seed: of weights and row order.
+        checkpoint_every: steps between checkpoints; each evaluation saves one anyway.
+        checkpoint_seconds: time between checkpoints; longer where saving one takes long. Neither
+            changes what is learned.
     """
 
     batch_items: int = 2048
@@ -38,14 +51,28 @@ class TrainingConfig:
     dense_optimizer: DenseOptimizerName = "adagrad"
     table_optimizer: TableOptimizerName = "rowwise_adagrad"
     weight_decay: float = 0.0
-    lr_decay: bool = False
+    table_l2: float = 0.0
+    clip_norm: float | None = None
+    lr_schedule: LrSchedule = "constant"
+    warmup_steps: int = 0
+    schedule_tables: bool = False
     evaluate_every: int | None = None
+    select_by: SelectBy = "logloss"
     patience: int = 3
     shuffle: bool = True
     seed: int = 0
+    checkpoint_every: int | None = None
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for field in ("batch_items", "epochs", "patience", "steps", "evaluate_every"):
+        for field in (
+            "batch_items",
+            "epochs",
+            "patience",
+            "steps",
+            "evaluate_every",
+            "checkpoint_every",
+        ):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConfigError(field, value, "at least 1")
@@ -53,13 +80,21 @@ class TrainingConfig:
             value = getattr(self, field)
             if value is not None and not 0.0 < value < 1e3:
                 raise ConfigError(field, value, "above 0 and below 1000")
-        if not 0.0 <= self.weight_decay < 1.0:
-            raise ConfigError("weight_decay", self.weight_decay, "0 up to 1")
-        if self.seed < 0:
-            raise ConfigError("seed", self.seed, "0 or more")
+        for field in ("weight_decay", "table_l2"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ConfigError(field, getattr(self, field), "0 up to 1")
+        for field in ("clip_norm", "checkpoint_seconds"):
+            value = getattr(self, field)
+            if value is not None and not value > 0.0:
+                raise ConfigError(field, value, "above 0")
+        for field in ("seed", "warmup_steps"):
+            if getattr(self, field) < 0:
+                raise ConfigError(field, getattr(self, field), "0 or more")
         for field, kind in (
             ("dense_optimizer", DenseOptimizerName),
             ("table_optimizer", TableOptimizerName),
+            ("lr_schedule", LrSchedule),
+            ("select_by", SelectBy),
         ):
             if getattr(self, field) not in get_args(kind):
                 raise ConfigError(field, getattr(self, field), " or ".join(get_args(kind)))

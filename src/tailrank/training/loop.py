@@ -1,7 +1,7 @@
 """The training loop: steps, evaluation on validation, early stopping, resuming.
 
 The test split is never read here. Knows no command line and draws no progress bar; it reports
-through a callable and stops between two steps when asked to.
+through callables and stops between two steps when asked to.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tailrank.core.errors import ConfigError
+from tailrank.core.files import remove_leftovers
 from tailrank.data.dataset import Dataset, Split
 from tailrank.models import RankingModel
 from tailrank.training.checkpoint import (
@@ -25,89 +26,14 @@ from tailrank.training.checkpoint import (
     save_checkpoint,
     training_tensors,
 )
-from tailrank.training.config import TrainingConfig
+from tailrank.training.config import SelectBy, TrainingConfig
 from tailrank.training.evaluation import evaluate
+from tailrank.training.history import CurvePoint, Progress, TrainingResult, best_point
+from tailrank.training.schedule import rate_factor
 from tailrank.training.step import TrainStep
 
-LATEST_FILE, BEST_FILE = "latest.safetensors", "best.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurvePoint:
-    """One point of the learning curve.
-
-    Args:
-        step: steps done.
-        samples: rows seen, repetitions counted.
-        train_logloss: mean over the steps since the point before, each before its update.
-        validation_auc: None where the run does not validate.
-        validation_logloss: likewise.
-    """
-
-    step: int
-    samples: int
-    train_logloss: float
-    validation_auc: float | None = None
-    validation_logloss: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is.
-
-    Args:
-        step: steps done.
-        steps: steps planned.
-        samples: rows seen.
-        samples_per_s: rows per second of training, reading included, evaluation excluded.
-        train_logloss: mean since the last evaluation.
-        validation_auc: of the last evaluation.
-    """
-
-    step: int
-    steps: int
-    samples: int
-    samples_per_s: float
-    train_logloss: float
-    validation_auc: float | None
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainingResult:
-    """What a run did; also the state that a checkpoint carries.
-
-    Args:
-        step: steps done.
-        samples: rows seen, repetitions counted.
-        train_ns: time in steps and reading, evaluation and checkpoints excluded.
-        curve: one point per evaluation.
-        best_step: the step whose weights the model holds after the run.
-        stopped_early: whether validation ended the run.
-        finished: False where the run was asked to stop and can be resumed.
-    """
-
-    step: int = 0
-    samples: int = 0
-    train_ns: int = 0
-    curve: list[CurvePoint] = field(default_factory=list)
-    best_step: int = 0
-    stopped_early: bool = False
-    finished: bool = False
-
-    @property
-    def train_samples_per_s(self) -> float:
-        """Rows per second of training, reading included."""
-        return self.samples / (self.train_ns / 1e9) if self.train_ns else math.nan
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready record."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> TrainingResult:
-        """Read what `to_dict` wrote."""
-        curve = [CurvePoint(**point) for point in record["curve"]]
-        return cls(**{**record, "curve": curve})
+LATEST_FILE = "latest.safetensors"
+_CADENCE = ("checkpoint_every", "checkpoint_seconds")  # no part of what a run is
 
 
 def fit(
@@ -118,7 +44,8 @@ def fit(
     out: Path | None = None,
     splits: Sequence[Split] = ("train",),
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] = lambda now: None,
+    evaluated: Callable[[CurvePoint], None] = lambda point: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
     """Train `model` in place; it ends with the weights of the best evaluation.
@@ -133,10 +60,12 @@ def fit(
         splits: what to train on, `("train",)` or, for a refit, `("train", "validation")`.
         resume: continue from the last checkpoint in `out`, if there is one.
         progress: called after every step.
+        evaluated: called after every evaluation, before its checkpoint.
         should_stop: asked after every step; True saves a checkpoint and returns unfinished.
 
     Raises:
-        ConfigError: a setting is wrong, or differs from the checkpoint's.
+        ConfigError: a setting is wrong, or differs from the checkpoint's; or validation rows lack
+            the metric to select by.
         DataError: rows or checkpoint are damaged.
     """
     if "test" in splits:
@@ -144,7 +73,7 @@ def fit(
     place = nullcontext(str(out)) if out is not None else tempfile.TemporaryDirectory()
     with place as folder:
         run = _Run(model, dataset, config, Path(folder), splits)
-        return run.run(resume, progress or (lambda _: None), should_stop)
+        return run.run(resume, _Listeners(progress, evaluated, should_stop))
 
 
 def refit_config(
@@ -157,6 +86,15 @@ def refit_config(
     """
     rows, all_rows = dataset.num_rows(("train",)), dataset.num_rows(("train", "validation"))
     return replace(config, steps=max(1, round(result.best_step * all_rows / rows)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Listeners:
+    """Who is told and asked; see `fit`."""
+
+    progress: Callable[[Progress], None]
+    evaluated: Callable[[CurvePoint], None]
+    should_stop: Callable[[], bool]
 
 
 class _Run:
@@ -179,37 +117,38 @@ class _Run:
         self.steps = config.steps or self.horizon
         self.every = config.evaluate_every or self.steps_per_epoch
         self.result = TrainingResult()
-        self._since: list[float] = []
+        self._loss_sum, self._loss_steps = 0.0, 0  # since the last evaluation
+        self._save_due_ns = 0
+        if config.warmup_steps >= self.horizon:
+            allowed = f"less than the {self.horizon} steps planned"
+            raise ConfigError("warmup_steps", config.warmup_steps, allowed)
         self._identity = {
-            "config": config.to_dict(),
-            "fingerprint": dataset.fingerprint,
+            **{name: value for name, value in config.to_dict().items() if name not in _CADENCE},
+            "data": dataset.fingerprint,
             "splits": list(splits),
         }
 
-    def run(
-        self,
-        resume: bool,
-        progress: Callable[[Progress], None],
-        should_stop: Callable[[], bool],
-    ) -> TrainingResult:
+    def run(self, resume: bool, listeners: _Listeners) -> TrainingResult:
         """All steps, or those left."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder, "*.safetensors")
         if resume and (self.folder / LATEST_FILE).exists():
             self._resume()
+        elif self.validates:
+            self._check_selection()
         result = self.result
+        self._plan_save(0)
         while not result.finished:
-            self._pass_over_rows(progress, should_stop)
-            if should_stop() and not result.finished:
-                self._save(LATEST_FILE)
+            self._pass_over_rows(listeners)
+            if listeners.should_stop() and not result.finished:
+                self._save_latest()
                 return result
         if result.best_step != result.step:
-            file = self.folder / BEST_FILE
+            file = self._best_file()
             restore_model(file, self.step, load_checkpoint(file)[0])
         return result
 
-    def _pass_over_rows(
-        self, progress: Callable[[Progress], None], should_stop: Callable[[], bool]
-    ) -> None:
+    def _pass_over_rows(self, listeners: _Listeners) -> None:
         """The steps of one pass, or those left of it."""
         result, config = self.result, self.config
         epoch, first_batch = divmod(result.step, self.steps_per_epoch)
@@ -221,21 +160,25 @@ class _Run:
         )
         started = time.monotonic_ns()
         for batch, labels in batches:
-            if config.lr_decay:
-                self.step.scale_dense_rate(1.0 - result.step / self.horizon)
-            self._since.append(self.step(batch, labels))
+            factor = rate_factor(result.step, config, self.horizon)
+            self.step.scale_rates(factor)
+            loss = self.step(batch, labels)
+            self._loss_sum += loss
+            self._loss_steps += 1
             result.step += 1
             result.samples += batch.num_items
             now = time.monotonic_ns()
             result.train_ns += now - started
-            progress(self._progress())
+            listeners.progress(self._progress(loss, config.lr * factor))
             if result.step % self.every == 0 or result.step == self.steps:
-                self._evaluate()
-            if result.finished or should_stop():
+                self._evaluate(listeners)
+            elif self._is_save_due(now):
+                self._save_latest()
+            if result.finished or listeners.should_stop():
                 return
             started = time.monotonic_ns()
 
-    def _progress(self) -> Progress:
+    def _progress(self, loss: float, lr: float) -> Progress:
         """How far this run is."""
         result = self.result
         return Progress(
@@ -243,56 +186,103 @@ class _Run:
             steps=self.steps,
             samples=result.samples,
             samples_per_s=result.train_samples_per_s,
-            train_logloss=sum(self._since) / len(self._since),
+            step_logloss=loss,
+            train_logloss=self._loss_sum / self._loss_steps,
+            lr=lr,
+            gradient_norm=self.step.gradient_norm,
             validation_auc=result.curve[-1].validation_auc if result.curve else None,
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, listeners: _Listeners) -> None:
         """Add a point to the curve, keep the best weights, decide whether to go on."""
-        result = self.result
+        result, config = self.result, self.config
         point = CurvePoint(
             step=result.step,
             samples=result.samples,
-            train_logloss=sum(self._since) / len(self._since),
+            train_logloss=self._loss_sum / self._loss_steps,
         )
         if not math.isfinite(point.train_logloss):
-            raise ConfigError("lr", self.config.lr, "less: the training loss is no longer finite")
-        self._since.clear()
+            raise ConfigError("lr", config.lr, "less: the training loss is no longer finite")
+        self._loss_sum, self._loss_steps = 0.0, 0
         if self.validates:
-            values = evaluate(self.step.model, self.dataset, ("validation",)).compute()
-            # Rows of one class have no AUC, and JSON no NaN.
-            auc = None if math.isnan(values.auc) else values.auc
-            point = replace(point, validation_auc=auc, validation_logloss=values.logloss)
+            point = replace(point, **self._validation())
         result.curve.append(point)
-        best = self._best_point()
+        best = best_point(result.curve, config.select_by) if self.validates else point
         result.best_step = best.step
         waited = sum(later.step > best.step for later in result.curve)
-        result.stopped_early = waited >= self.config.patience and result.step < self.steps
+        result.stopped_early = waited >= config.patience and result.step < self.steps
         result.finished = result.stopped_early or result.step >= self.steps
+        listeners.evaluated(point)
         if best is point:
-            self._save(BEST_FILE)
-        self._save(LATEST_FILE)
+            self._save(self._best_file())
+        self._save_latest()
+        for file in self.folder.glob("best-*.safetensors"):
+            if file != self._best_file():
+                file.unlink()
 
-    def _best_point(self) -> CurvePoint:
-        """The first point of least validation logloss; the last one of a run without validation."""
-        if not self.validates:
-            return self.result.curve[-1]
-        return min(self.result.curve, key=lambda point: point.validation_logloss or math.inf)
+    def _validation(self) -> dict[str, Any]:
+        """The metrics of the validation rows, as fields of a `CurvePoint`."""
+        values = evaluate(self.step.model, self.dataset, ("validation",)).compute().to_dict()
+        if math.isnan(values[self.config.select_by]):
+            allowed = "a metric that the validation rows have"
+            raise ConfigError("select_by", self.config.select_by, allowed)
+        # Rows of one class have no AUC, and JSON no NaN.
+        return {
+            f"validation_{name}": None if math.isnan(values[name]) else values[name]
+            for name in get_args(SelectBy)
+        }
 
-    def _save(self, name: str) -> None:
+    def _check_selection(self) -> None:
+        """Refuse a metric per group for rows without groups, before hours of work."""
+        if self.config.select_by in ("grouped_auc", "ndcg_at_10"):
+            _, labels = next(iter(self.dataset.batches(("validation",), 1)))
+            if labels.group_B is None:
+                allowed = f"logloss or auc: rows of {self.dataset.name} have no groups"
+                raise ConfigError("select_by", self.config.select_by, allowed)
+
+    def _best_file(self) -> Path:
+        """Where the best weights are; by step, as `LATEST_FILE` may be older than the newest."""
+        return self.folder / f"best-{self.result.best_step}.safetensors"
+
+    def _save_latest(self) -> None:
+        """Write the checkpoint to resume from, and plan the next one."""
+        started = time.monotonic_ns()
+        self._save(self.folder / LATEST_FILE)
+        self._plan_save(time.monotonic_ns() - started)
+
+    def _is_save_due(self, now_ns: int) -> bool:
+        """Whether a checkpoint is due after this step."""
+        every = self.config.checkpoint_every
+        return now_ns >= self._save_due_ns or (every is not None and self.result.step % every == 0)
+
+    def _plan_save(self, last_ns: int) -> None:
+        """Say when a checkpoint is due if nothing else asks for one sooner."""
+        # A twentieth of the time at most, or big tables would be saved more than trained.
+        wait_ns = max(round(self.config.checkpoint_seconds * 1e9), 20 * last_ns)
+        self._save_due_ns = time.monotonic_ns() + wait_ns
+
+    def _save(self, file: Path) -> None:
         """Write a checkpoint."""
-        record = {**self._identity, "result": self.result.to_dict(), "since": self._since}
-        save_checkpoint(self.folder / name, training_tensors(self.step), record)
+        record = {
+            "identity": self._identity,
+            "result": self.result.to_dict(),
+            "loss_sum": self._loss_sum,
+            "loss_steps": self._loss_steps,
+        }
+        save_checkpoint(file, training_tensors(self.step), record)
 
     def _resume(self) -> None:
         """Take up the last checkpoint."""
         file = self.folder / LATEST_FILE
         tensors, record = load_checkpoint(file)
         for name, value in self._identity.items():
-            if record[name] != value:
+            if record["identity"].get(name) != value:
                 raise ConfigError(
-                    "--resume", f"{name} {value!r}", f"the checkpoint's, {record[name]!r}"
+                    "--resume",
+                    f"{name}={value!r}",
+                    f"{record['identity'].get(name)!r}, as the interrupted run began: rates and "
+                    "rows follow from its settings, so none may change, epochs included",
                 )
         restore_training(file, self.step, tensors)
         self.result = TrainingResult.from_dict(record["result"])
-        self._since = list(record["since"])
+        self._loss_sum, self._loss_steps = record["loss_sum"], record["loss_steps"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from tailrank.data.dataset import Dataset
 from tailrank.metrics import BinaryMetrics
 from tailrank.models import RankingModel, build_model
 from tailrank.training.evaluation import evaluate
-from tailrank.training.loop import Progress, TrainingResult, fit, refit_config
+from tailrank.training.history import CurvePoint, Progress, TrainingResult
+from tailrank.training.loop import fit, refit_config
 from tailrank.training.recipe import Recipe
 
 
@@ -40,11 +42,8 @@ class Trained:
         """Metrics for the result file; those that are undefined (NaN) are left out."""
         found = {f"{name}_test": value for name, value in self.test.compute().to_dict().items()}
         found["train_samples_per_s"] = (self.refit or self.chosen).train_samples_per_s
-        best = [p for p in self.chosen.curve if p.step == self.chosen.best_step]
-        if best and best[0].validation_auc is not None:
-            found["auc_validation"] = best[0].validation_auc
-        if best and best[0].validation_logloss is not None:
-            found["logloss_validation"] = best[0].validation_logloss
+        best = next(p for p in self.chosen.curve if p.step == self.chosen.best_step)
+        found |= {f"{name}_validation": value for name, value in best.validation().items()}
         attainable = getattr(self.dataset, "attainable_auc", None)
         if attainable is not None:
             found["auc_attainable"] = attainable()
@@ -71,7 +70,8 @@ def train_and_test(
     refit: bool = False,
     checkpoints: Path | None = None,
     resume: bool = False,
-    progress: Callable[[str, Progress], None] | None = None,
+    progress: Callable[[str, Progress], None] = lambda run, now: None,
+    evaluated: Callable[[str, CurvePoint], None] = lambda run, point: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained | None:
     """Train on train, stop on validation, refit on both if asked to, then score the test once.
@@ -83,6 +83,7 @@ def train_and_test(
         checkpoints: folder for checkpoints; None: a temporary one.
         resume: continue from `checkpoints`.
         progress: called after every step with the run's name, `train` or `refit`.
+        evaluated: likewise after every evaluation.
         should_stop: see `training.loop.fit`.
 
     Returns:
@@ -92,7 +93,6 @@ def train_and_test(
         ConfigError: a setting is wrong, or differs from the checkpoint's.
         DataError: rows or a checkpoint are damaged.
     """
-    report = progress or (lambda _run, _progress: None)
 
     def folder(run: str) -> Path | None:
         return None if checkpoints is None else checkpoints / run
@@ -104,7 +104,8 @@ def train_and_test(
         recipe.training,
         out=folder("train"),
         resume=resume,
-        progress=lambda now: report("train", now),
+        progress=partial(progress, "train"),
+        evaluated=partial(evaluated, "train"),
         should_stop=should_stop,
     )
     if not chosen.finished:
@@ -123,7 +124,8 @@ def train_and_test(
             out=folder("refit"),
             splits=("train", "validation"),
             resume=resume,
-            progress=lambda now: report("refit", now),
+            progress=partial(progress, "refit"),
+            evaluated=partial(evaluated, "refit"),
             should_stop=should_stop,
         )
         if not again.finished:

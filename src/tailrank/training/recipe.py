@@ -81,11 +81,13 @@ RECIPES = {
         sizes={"bottom_mlp": (256,), "top_mlp": (128,)},
         data=DataSettings(embedding_dim=32, integer_buckets=True),
         training=TrainingConfig(
-            batch_items=128, lr=0.01, table_lr=0.03, lr_decay=True, evaluate_every=192
+            batch_items=128, lr=0.01, table_lr=0.03, lr_schedule="linear", evaluate_every=192
         ),
     ),
     ("dlrm", "synthetic"): Recipe(
-        training=TrainingConfig(batch_items=1024, epochs=2, lr=0.03, table_lr=0.1, lr_decay=True)
+        training=TrainingConfig(
+            batch_items=1024, epochs=2, lr=0.03, table_lr=0.1, lr_schedule="linear"
+        )
     ),
     ("logistic_regression", "synthetic"): Recipe(
         architecture="logistic_regression",

@@ -9,12 +9,14 @@ Legend: B items, T tasks, L ids, G bags, D dim.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
 from tailrank.features import SIDES, FeatureBatch, Labels, Side, SideFeatures
 from tailrank.kernels.reference import pooled_lookup
@@ -49,37 +51,62 @@ class TrainStep:
     Args:
         model: its tables take no gradient from autograd.
         config: optimisers and rates.
+
+    Attributes:
+        gradient_norm: L2 norm of the last step's gradients, before clipping; None without it.
     """
 
     def __init__(self, model: RankingModel, config: TrainingConfig) -> None:
         self.model, self.config = model, config
-        table_lr = config.lr if config.table_lr is None else config.table_lr
+        self.gradient_norm: float | None = None
+        self._table_lr = config.lr if config.table_lr is None else config.table_lr
+        self._dense_parameters = model.dense_parameters()
         self.tables = table_optimizer(
-            config.table_optimizer, model.tables.weight_VD.detach(), table_lr
+            config.table_optimizer, model.tables.weight_VD.detach(), self._table_lr
         )
         self.dense = dense_optimizer(
-            config.dense_optimizer, model.dense_parameters(), config.lr, config.weight_decay
+            config.dense_optimizer, self._dense_parameters, config.lr, config.weight_decay
         )
 
-    def scale_dense_rate(self, factor: float) -> None:
-        """Set the dense learning rate to `factor` times that of the config."""
+    def scale_rates(self, factor: float) -> None:
+        """Set the learning rates that follow the schedule to `factor` times the config's."""
         for group in self.dense.param_groups:
             group["lr"] = self.config.lr * factor
+        if self.config.schedule_tables:
+            self.tables.lr = self._table_lr * factor
 
     def __call__(self, batch: FeatureBatch, labels: Labels) -> float:
         """One step; returns the loss before it.
 
         Raises:
-            ConfigError: an id is outside its table.
+            ConfigError: an id is outside its table, or gradients to clip are no longer finite.
         """
         sides = [self._look_up(batch, side) for side in SIDES]
         pooled = Pooled(*(side.leaf_RFD for side in sides))
         loss = loss_of(self.model.score(batch, pooled), labels)
         self.dense.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        rows = _table_gradients(sides)
+        if self.config.clip_norm is not None:
+            self._clip(rows, self.config.clip_norm)
+        if self.config.table_l2:
+            weight_KD = self.model.tables.weight_VD.detach().index_select(0, rows.rows_K)
+            rows.grad_KD.add_(weight_KD, alpha=self.config.table_l2)
         self.dense.step()
-        self.tables.step(_table_gradients(sides))
+        self.tables.step(rows)
         return loss.item()
+
+    def _clip(self, rows: RowGradients, norm_max: float) -> None:
+        """Scale all gradients together, so that their norm is `norm_max` at most."""
+        gradients = [p.grad for p in self._dense_parameters if p.grad is not None]
+        gradients.append(rows.grad_KD)
+        self.gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(self.gradient_norm):
+            raise ConfigError("lr", self.config.lr, "less: the gradient is no longer finite")
+        factor = norm_max / (self.gradient_norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
+        if factor < 1.0:
+            for gradient in gradients:
+                gradient.mul_(factor)
 
     def _look_up(self, batch: FeatureBatch, side: Side) -> _LookedUp:
         """Pooled embeddings of one side, as a leaf."""

@@ -160,7 +160,7 @@ def stop_after(steps: int):
 
 @pytest.mark.parametrize("dense_optimizer", ["adagrad", "sgd", "adam"])
 def test_a_stopped_run_resumes_where_it_was(tmp_path: Path, dense_optimizer: str) -> None:
-    config = replace(CONFIG, dense_optimizer=dense_optimizer, lr_decay=True)
+    config = replace(CONFIG, dense_optimizer=dense_optimizer, lr_schedule="linear")
     whole, stopped = small_model(), small_model()
     expected = fit(whole, DATASET, config)
     part = fit(stopped, DATASET, config, out=tmp_path, should_stop=stop_after(9))
@@ -183,7 +183,10 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
     latest.write_bytes(latest.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged"):
         fit(small_model(), DATASET, CONFIG, out=tmp_path, resume=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.safetensors", "latest.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best-16.safetensors",
+        "latest.safetensors",
+    ]
 
 
 def test_a_diverging_run_says_so() -> None:
