@@ -33,10 +33,10 @@ class HashedRows:
 def read_hashed(path: Path) -> HashedRows:
     """All rows of a Criteo file."""
     columns, labels = [], []
-    for rows in CriteoFile(path).blocks():
-        field = np.arange(NUM_VALUES, dtype=np.uint64)
-        missing = (rows.missing_B[:, None] >> field) & np.uint64(1)
-        values = rows.category_BF + (missing << np.uint64(32)) + (field << np.uint64(40))
+    field = np.arange(NUM_VALUES, dtype=np.uint64)
+    for rows in CriteoFile(path, integer_buckets=True).blocks():
+        # The value with the bit above it that says missing, and the field where it was of old.
+        values = (rows.key_BF & np.uint64((1 << 33) - 1)) + (field << np.uint64(40))
         columns.append(((values + np.uint64(1)) * _MULTIPLIER) >> np.uint64(64 - _COLUMN_BITS))
         labels.append(rows.label_B)
     column = np.concatenate(columns).astype(np.int64)

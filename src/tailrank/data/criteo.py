@@ -1,42 +1,49 @@
 """The Criteo Kaggle Display Advertising log as a data set, split by time.
 
-The file is parsed once into memory-mapped columns in a temporary folder: up to 400 bytes a row on
-disk, none of it held in memory, and any row order at memory speed afterwards. They are not kept
-from run to run: parsing is quick, and a cache that outlives its file or its settings is a fault
-waiting. Knows no model.
+The file is parsed once into encoded rows in a temporary file: 160 bytes a row on disk, 212 with
+buckets. They are not kept from run to run: parsing is quick, and a cache that outlives its file or
+its settings is a fault waiting. Memory does not grow with the rows. It does with the different
+categories: where a vocabulary is fitted, about 60 bytes for each, rare ones included. Knows no
+model.
 
-Legend: B rows, N dense (13), F categories (26) and, if asked for, buckets (13).
+A category's *code* is its place among those of the whole file, in the order in which they are met,
+so that one pass over the text is enough and another vocabulary means another map from code to id.
+With a given vocabulary, only what it knows has a code.
+
+Legend: B rows, C different categories, N dense (13), F categories (26) and, if asked for, buckets
+(13).
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError, DataError
+from tailrank.data.category_index import ABSENT, CategoryIndex, Keys
 from tailrank.data.criteo_file import NUM_CATEGORIES, NUM_DENSE, NUM_VALUES, CriteoFile
 from tailrank.data.dataset import (
     Batches,
+    ReadingProgress,
     Split,
     all_item_batch,
     contiguous_range,
     split_bounds,
 )
-from tailrank.data.vocabulary import Bits, Values, Vocabulary
+from tailrank.data.permutation import Permutation
+from tailrank.data.row_file import RowFile
+from tailrank.data.vocabulary import Vocabulary
 from tailrank.features import Feature, FeatureSpec, Labels, TableSpec
 
 VOCABULARY_FILE = "vocabulary.safetensors"
-_BLOCK_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 13
 _ROWS_MIN = 7  # one per seventh
 
 
@@ -75,30 +82,73 @@ class CriteoDataset:
     Args:
         config: how to read it.
         vocabulary: known categories, for a model that is already trained; None: fitted on train.
+        progress: told how far reading is.
 
     Raises:
-        DataError: the file is missing, empty, damaged or not in the format; names the line.
+        ConfigError: the vocabulary is not for this number of features.
+        DataError: the file is missing, empty, damaged or not in the format; names line, column and
+            value.
     """
 
     name = "criteo"
 
-    def __init__(self, config: CriteoConfig, vocabulary: Vocabulary | None = None) -> None:
-        columns = _Columns(config)
-        train = split_bounds(columns.num_rows)["train"]
-        self._assemble(config, columns, vocabulary or _fit(columns, train, config))
+    def __init__(
+        self,
+        config: CriteoConfig,
+        vocabulary: Vocabulary | None = None,
+        progress: ReadingProgress | None = None,
+    ) -> None:
+        self.config = config
+        self._key_C: Keys | None = None
+        if vocabulary is None:
+            seen = CategoryIndex()
+            self._read(seen.code, progress)
+            self._key_C = seen.key_C
+            self._fit(self._bounds["train"][1])
+            return
+        if len(vocabulary.known) != config.num_sparse:
+            allowed = f"as the vocabulary, which knows {len(vocabulary.known)} features"
+            raise ConfigError("integer_buckets", config.integer_buckets, allowed)
+        index, id_of_code = vocabulary.index()
+        self._read(index.find, progress)
+        self._know(vocabulary, id_of_code)
 
-    def _assemble(self, config: CriteoConfig, columns: _Columns, vocabulary: Vocabulary) -> None:
-        """Join columns and vocabulary."""
-        self.config, self.vocabulary, self._columns = config, vocabulary, columns
-        self._bounds: dict[Split, tuple[int, int]] = split_bounds(columns.num_rows)
-        self.spec = _spec(vocabulary.table_rows, config.embedding_dim)
-        self.rows_fingerprint = columns.sha256
+    def _read(
+        self, encode: Callable[[Keys], NDArray[np.int32]], progress: ReadingProgress | None
+    ) -> None:
+        """Parse the file into encoded rows."""
+        file = CriteoFile(
+            self.config.path, integer_buckets=self.config.integer_buckets, progress=progress
+        )
+        self._rows = RowFile(NUM_DENSE, self.config.num_sparse, self.config.scratch)
+        for rows in file.blocks():
+            self._rows.append(rows.label_B, rows.dense_BN, encode(rows.key_BF))
+        if file.num_rows < _ROWS_MIN:
+            reason = f"{file.num_rows} rows; expected at least {_ROWS_MIN} to split by time"
+            raise DataError(self.config.path, reason)
+        self._bounds: dict[Split, tuple[int, int]] = split_bounds(file.num_rows)
+        self.rows_fingerprint = file.sha256
+
+    def _fit(self, num_rows: int) -> None:
+        """Know the categories of the first so many rows."""
+        assert self._key_C is not None
+        count_C = np.zeros(len(self._key_C) + 1, dtype=np.int64)
+        for first in range(0, num_rows, _BLOCK_ROWS):
+            rows = self._rows.read(first, min(first + _BLOCK_ROWS, num_rows))
+            np.add.at(count_C, rows["code"].reshape(-1), 1)
+        config = self.config
+        vocabulary = Vocabulary.fit(self._key_C, count_C[1:], config.num_sparse, config.min_count)
+        index, id_of_known = vocabulary.index()
+        code_of_known = np.append(np.int32(ABSENT), index.find(self._key_C))
+        self._know(vocabulary, id_of_known[code_of_known])
+
+    def _know(self, vocabulary: Vocabulary, id_of_code: NDArray[np.int32]) -> None:
+        """Encode with these categories from now on."""
+        self.vocabulary, self._id_of_code = vocabulary, id_of_code
+        self.spec = _spec(vocabulary.table_rows, self.config.embedding_dim)
         self.fitted_fingerprint: str | None = vocabulary.fingerprint
-        text = f"{columns.sha256} {vocabulary.fingerprint} {config.embedding_dim}"
+        text = f"{self.rows_fingerprint} {vocabulary.fingerprint} {self.config.embedding_dim}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self._id_BF = columns.create(np.int32, config.num_sparse)
-        for rows, block in columns.blocks((0, columns.num_rows)):
-            self._id_BF[rows] = vocabulary.ids(*block)
 
     def num_rows(self, splits: Sequence[Split]) -> int:
         """Rows of these splits together."""
@@ -109,11 +159,10 @@ class CriteoDataset:
         self.vocabulary.save(folder / VOCABULARY_FILE)
 
     def for_refit(self) -> CriteoDataset:
-        """The same rows with the vocabulary fitted on train + validation."""
-        rows = (0, self._bounds["validation"][1])
-        refitted = CriteoDataset.__new__(CriteoDataset)
-        vocabulary = _fit(self._columns, rows, self.config)
-        refitted._assemble(self.config, self._columns, vocabulary)
+        """The same rows with the vocabulary fitted on train + validation; a given one stays."""
+        refitted = copy.copy(self)
+        if self._key_C is not None:
+            refitted._fit(self._bounds["validation"][1])
         return refitted
 
     def batches(
@@ -124,30 +173,24 @@ class CriteoDataset:
         shuffle_seed: int | None = None,
         first_batch: int = 0,
     ) -> Batches:
-        """See `Dataset.batches`; a shuffle costs 8 bytes a row."""
+        """See `Dataset.batches`."""
         rows = contiguous_range(self._bounds, splits)
-        order = None
-        if shuffle_seed is not None:
-            order = np.random.default_rng(shuffle_seed).permutation(len(rows)) + rows.start
-        for start in range(first_batch * batch_items, len(rows), batch_items):
-            stop = min(start + batch_items, len(rows))
+        order = None if shuffle_seed is None else Permutation(len(rows), shuffle_seed)
+        for first in range(first_batch * batch_items, len(rows), batch_items):
+            last = min(first + batch_items, len(rows))
             if order is None:
-                here: slice | NDArray[np.int64] = slice(rows.start + start, rows.start + stop)
+                here = self._rows.read(rows.start + first, rows.start + last)
             else:
-                here = order[start:stop]
-            label_B = self._columns.label_B[here].astype(np.float32)
-            dense_BN = np.array(self._columns.dense_BN[here])  # a copy: torch takes no read-only
-            id_BF = self._id_BF[here].astype(np.int64)
+                here = self._rows.take(rows.start + order.range(first, last))
+            id_BF = self._id_of_code.take(here["code"])
+            # Copies: torch takes nothing that is read-only.
             yield (
-                all_item_batch(torch.from_numpy(dense_BN), torch.from_numpy(id_BF)),
-                Labels(values_BT=torch.from_numpy(label_B).unsqueeze(1)),
+                all_item_batch(
+                    torch.from_numpy(here["dense"].copy()),
+                    torch.from_numpy(id_BF.astype(np.int64)),
+                ),
+                Labels(values_BT=torch.from_numpy(here["label"].copy()).unsqueeze(1)),
             )
-
-
-def _fit(columns: _Columns, rows: tuple[int, int], config: CriteoConfig) -> Vocabulary:
-    """The vocabulary of these rows."""
-    blocks = (block for _, block in columns.blocks(rows))
-    return Vocabulary.fit(blocks, config.num_sparse, config.min_count)
 
 
 def _spec(table_rows: list[int], embedding_dim: int) -> FeatureSpec:
@@ -162,49 +205,3 @@ def _spec(table_rows: list[int], embedding_dim: int) -> FeatureSpec:
         for name, rows in zip(names, table_rows, strict=True)
     ]
     return FeatureSpec(features=(*dense, *bags), tables=tuple(tables))
-
-
-class _Columns:
-    """The parsed file as memory-mapped columns, in a folder that goes when this object does."""
-
-    def __init__(self, config: CriteoConfig) -> None:
-        if config.scratch is not None:
-            config.scratch.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="tailrank-criteo-", dir=config.scratch))
-        # Maps stay valid after their files are unlinked, so batches may outlive this object.
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._num_files = 0
-        file, width = CriteoFile(config.path), config.num_sparse
-        paths = [self._folder / name for name in ("label", "dense", "category", "missing")]
-        with (
-            paths[0].open("wb") as label,
-            paths[1].open("wb") as dense,
-            paths[2].open("wb") as category,
-            paths[3].open("wb") as missing,
-        ):
-            for rows in file.blocks():
-                label.write(rows.label_B.data)
-                dense.write(rows.dense_BN.data)
-                category.write(np.ascontiguousarray(rows.category_BF[:, :width]).data)
-                missing.write(rows.missing_B.data)
-        self.num_rows, self.sha256 = file.num_rows, file.sha256
-        if self.num_rows < _ROWS_MIN:
-            raise DataError(
-                config.path, f"{self.num_rows} rows; expected at least {_ROWS_MIN} to split by time"
-            )
-        self.label_B = np.memmap(paths[0], np.uint8, "r")
-        self.dense_BN = np.memmap(paths[1], np.float32, "r").reshape(-1, NUM_DENSE)
-        self._category_BF = np.memmap(paths[2], np.uint32, "r").reshape(-1, width)
-        self._missing_B = np.memmap(paths[3], np.uint64, "r")
-
-    def blocks(self, rows: tuple[int, int]) -> Iterator[tuple[slice, tuple[Values, Bits]]]:
-        """Raw categories of rows [first, last): (rows, (category_BF, missing_B)) per block."""
-        for first in range(rows[0], rows[1], _BLOCK_ROWS):
-            here = slice(first, min(first + _BLOCK_ROWS, rows[1]))
-            yield here, (np.asarray(self._category_BF[here]), np.asarray(self._missing_B[here]))
-
-    def create(self, dtype: type[np.generic], width: int) -> NDArray[Any]:
-        """A new column of zeros."""
-        self._num_files += 1
-        path = self._folder / f"column-{self._num_files}"
-        return np.memmap(path, dtype, "w+", shape=(self.num_rows, width))

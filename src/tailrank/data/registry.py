@@ -124,7 +124,7 @@ def _open(
         scratch=scratch,
     )
     vocabulary = None if fitted is None else Vocabulary.load(fitted / VOCABULARY_FILE)
-    return CriteoDataset(config, vocabulary)
+    return CriteoDataset(config, vocabulary, progress)
 
 
 def _synthetic_config(text: str, embedding_dim: int) -> SyntheticConfig:

@@ -3,13 +3,12 @@
 Id 0 is *unknown* (rare or never seen), id 1 is *missing*, known categories follow from 2 in order
 of falling count, so that rows that are read often lie together.
 
-Legend: B rows, F features.
+Legend: C different categories of all features, F features.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tailrank.core.errors import ConfigError, DataError
+from tailrank.data.category_index import (
+    ABSENT,
+    CategoryIndex,
+    Keys,
+    feature_keys,
+    missing_keys,
+    split_keys,
+)
 
-UNKNOWN_ID, MISSING_ID, FIRST_KNOWN_ID = 0, 1, 2
-_MERGE_ROWS = 1 << 17  # values that wait to be counted, per feature: 20 MB for 39 features
+UNKNOWN_ID, MISSING_ID, FIRST_KNOWN_ID = ABSENT, 1, 2
 
 Values = NDArray[np.uint32]
-Bits = NDArray[np.uint64]
 
 
 class Vocabulary:
@@ -35,20 +40,16 @@ class Vocabulary:
 
     def __init__(self, known: list[Values]) -> None:
         self.known = known
-        self._sorted: list[tuple[Values, NDArray[np.int32]]] = []
-        for values in known:
-            order = np.argsort(values)
-            ids = (order + FIRST_KNOWN_ID).astype(np.int32)
-            self._sorted.append((values[order], ids))
 
     @classmethod
     def fit(
-        cls, blocks: Iterable[tuple[Values, Bits]], num_features: int, min_count: int
+        cls, key_C: Keys, count_C: NDArray[np.int64], num_features: int, min_count: int
     ) -> Vocabulary:
         """Know each category that occurs at least `min_count` times.
 
         Args:
-            blocks: (category_BF, missing_B) pairs; see `criteo_file.RawRows`.
+            key_C: all different; see `category_index`.
+            count_C: how often each occurs in the rows to fit on.
             num_features: F.
             min_count: >= 1.
 
@@ -57,12 +58,12 @@ class Vocabulary:
         """
         if min_count < 1:
             raise ConfigError("min_count", min_count, "at least 1")
-        counters = [_Counter() for _ in range(num_features)]
-        for category_BF, missing_B in blocks:
-            for feature, counter in enumerate(counters):
-                present_B = ~_is_missing(missing_B, feature)
-                counter.add(category_BF[present_B, feature])
-        return cls([counter.known(min_count) for counter in counters])
+        often = count_C >= min_count
+        feature_C, missing_C, value_C = split_keys(key_C[often])
+        order = np.lexsort((value_C, -count_C[often], feature_C))
+        order = order[~missing_C[order]]
+        ends = np.searchsorted(feature_C[order], np.arange(1, num_features))
+        return cls(np.split(value_C[order], ends))
 
     @property
     def table_rows(self) -> list[int]:
@@ -77,17 +78,14 @@ class Vocabulary:
             digest.update(len(values).to_bytes(8, "little") + values.tobytes())
         return digest.hexdigest()
 
-    def ids(self, category_BF: Values, missing_B: Bits) -> NDArray[np.int32]:
-        """Ids (B, F) of raw categories."""
-        id_BF = np.zeros(category_BF.shape, dtype=np.int32)
-        for feature, (values, ids) in enumerate(self._sorted):
-            column_B = category_BF[:, feature]
-            if len(values):
-                place_B = np.minimum(np.searchsorted(values, column_B), len(values) - 1)
-                known_B = values[place_B] == column_B
-                id_BF[known_B, feature] = ids[place_B[known_B]]
-            id_BF[_is_missing(missing_B, feature), feature] = MISSING_ID
-        return id_BF
+    def index(self) -> tuple[CategoryIndex, NDArray[np.int32]]:
+        """Codes of all that is not unknown, and the id of each code; code 0 is unknown."""
+        features = len(self.known)
+        index = CategoryIndex()
+        index.add(missing_keys(features))
+        index.add(np.concatenate([feature_keys(*known) for known in enumerate(self.known)]))
+        ids = [np.arange(len(values)) + FIRST_KNOWN_ID for values in self.known]
+        return index, np.concatenate([[UNKNOWN_ID], [MISSING_ID] * features, *ids], dtype=np.int32)
 
     def save(self, file: Path) -> None:
         """Write the map as safetensors."""
@@ -107,44 +105,3 @@ class Vocabulary:
         except (SafetensorError, OSError) as error:
             raise DataError(file, f"damaged vocabulary: {error}") from None
         return cls([stored[name] for name in sorted(stored)])
-
-
-def _is_missing(missing_B: Bits, feature: int) -> NDArray[np.bool_]:
-    """Rows where that feature's bit is set."""
-    is_set: NDArray[np.bool_] = (missing_B >> np.uint64(feature)) & np.uint64(1) == 1
-    return is_set
-
-
-class _Counter:
-    """Counts of one feature's values, merged now and then so that memory follows the number of
-    different values, not of rows.
-    """
-
-    def __init__(self) -> None:
-        self._values = np.empty(0, dtype=np.uint32)
-        self._counts = np.empty(0, dtype=np.int64)
-        self._pending: list[Values] = []
-        self._num_pending = 0
-
-    def add(self, values: Values) -> None:
-        self._pending.append(values)
-        self._num_pending += len(values)
-        if self._num_pending > max(_MERGE_ROWS, len(self._values)):
-            self._merge()
-
-    def known(self, min_count: int) -> Values:
-        """Values seen often enough, by falling count, then by value."""
-        self._merge()
-        often = self._counts >= min_count
-        values, counts = self._values[often], self._counts[often]
-        return values[np.lexsort((values, -counts))]
-
-    def _merge(self) -> None:
-        if not self._pending:
-            return
-        new, new_counts = np.unique(np.concatenate(self._pending), return_counts=True)
-        together = np.concatenate([self._values, new])
-        all_counts = np.concatenate([self._counts, new_counts])
-        self._values, inverse = np.unique(together, return_inverse=True)
-        counts = np.bincount(inverse, weights=all_counts).astype(np.int64)
-        self._counts, self._pending, self._num_pending = counts, [], 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tailrank.core.errors import ConfigError, DataError
-from tailrank.data import criteo_file
+from tailrank.data import criteo, criteo_file
 from tailrank.data.criteo import CriteoConfig, CriteoDataset
 from tailrank.data.vocabulary import Vocabulary
 
@@ -35,7 +35,9 @@ def open_file(path: Path, **settings: int) -> CriteoDataset:
     return CriteoDataset(CriteoConfig(path=path, **settings))
 
 
-def expected_ids(lines: list[list[str]], fitted: int, min_count: int) -> np.ndarray:
+def expected_ids(
+    lines: list[list[str]], fitted: int, min_count: int, encode: list[list[str]] | None = None
+) -> np.ndarray:
     """A plain statement of the vocabulary; ids among equally frequent values follow the value."""
     columns = []
     for column in range(14, 40):
@@ -44,7 +46,7 @@ def expected_ids(lines: list[list[str]], fitted: int, min_count: int) -> np.ndar
             v for v, n in sorted(counts.items(), key=lambda x: (-x[1], x[0])) if n >= min_count
         ]
         ids = {"": 1, **{value: place + 2 for place, value in enumerate(known)}}
-        columns.append([ids.get(line[column], 0) for line in lines])
+        columns.append([ids.get(line[column], 0) for line in encode or lines])
     return np.array(columns).T
 
 
@@ -131,33 +133,53 @@ def test_a_vocabulary_survives_saving_and_serves_other_files(tmp_path: Path) -> 
     other = write(tmp_path / "other.tsv", make_lines(seed=8))
     scored = CriteoDataset(CriteoConfig(path=other), vocabulary)
     assert scored.spec == dataset.spec
-    with pytest.raises(DataError, match="no vocabulary"):
-        Vocabulary.load(tmp_path / "absent")
-    (tmp_path / "bad").write_bytes(b"\x00" * 20)
-    with pytest.raises(DataError, match="damaged"):
-        Vocabulary.load(tmp_path / "bad")
+    rows = [batch.item.values_L for batch, _ in scored.batches(("train",), 64)]
+    wanted = expected_ids(make_lines(), 150, 2, encode=make_lines(seed=8))
+    np.testing.assert_array_equal(torch.cat(rows).view(-1, 26), wanted[:150])
+    # It was not fitted on these rows, and more of them change nothing.
+    assert scored.for_refit().fingerprint == scored.fingerprint
+    with pytest.raises(ConfigError, match=r"integer_buckets: .*26 features"):
+        CriteoDataset(CriteoConfig(path=other, integer_buckets=True), vocabulary)
 
 
-def test_counting_in_pieces_equals_counting_at_once() -> None:
-    rng = np.random.default_rng(0)
-    category = rng.integers(0, 50, (3_000, 2)).astype(np.uint32)
-    missing = rng.integers(0, 4, 3_000).astype(np.uint64)
-    pieces = [(category[i : i + 7], missing[i : i + 7]) for i in range(0, 3_000, 7)]
-    whole = Vocabulary.fit([(category, missing)], 2, 25)
-    assert Vocabulary.fit(pieces, 2, 25).fingerprint == whole.fingerprint
-    present = category[missing & 1 == 0, 0]
-    values, counts = np.unique(present, return_counts=True)
-    assert set(whole.known[0]) == set(values[counts >= 25])
-    assert 0 < len(whole.known[0]) < 50
-
-
-def test_scratch_columns_vanish_with_the_dataset(tmp_path: Path) -> None:
+def test_large_and_small_blocks_give_the_same_rows(tmp_path: Path, monkeypatch) -> None:
     path = write(tmp_path / "log.tsv", make_lines())
-    scratch = tmp_path / "scratch"
-    dataset = CriteoDataset(CriteoConfig(path=path, scratch=scratch))
-    assert list(scratch.iterdir())
-    del dataset
-    assert not list(scratch.iterdir())
+    whole = open_file(path, integer_buckets=True)
+    monkeypatch.setattr(criteo_file, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(criteo, "_BLOCK_ROWS", 11)
+    pieces = open_file(path, integer_buckets=True)
+    assert pieces.fingerprint == whole.fingerprint
+    for (left, _), (right, _) in zip(
+        whole.batches(("train",), 64), pieces.batches(("train",), 64), strict=True
+    ):
+        assert torch.equal(left.item.values_L, right.item.values_L)
+
+
+def test_progress_goes_by_the_file_and_ends_at_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(criteo_file, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(criteo_file, "_REPORT_SECONDS", -1)
+    text = write(tmp_path / "log.tsv", make_lines()).read_bytes()
+    (tmp_path / "log.tsv.gz").write_bytes(gzip.compress(text))
+    for name in ("log.tsv", "log.tsv.gz"):
+        seen: list[tuple[float, str]] = []
+        CriteoDataset(
+            CriteoConfig(path=tmp_path / name), progress=lambda *told, seen=seen: seen.append(told)
+        )
+        fractions = [fraction for fraction, _ in seen]
+        assert fractions == sorted(fractions)
+        assert 0 < fractions[0] <= 1
+        assert fractions[-1] == 1.0
+        assert all(remark.endswith(" rows/s") for _, remark in seen)
+    # 1,000 of about 31,000 bytes at a time.
+    assert len(seen) > 20
+
+
+def test_scratch_names_the_folder_of_the_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.tsv", make_lines())
+    CriteoDataset(CriteoConfig(path=path, scratch=tmp_path / "scratch"))
+    assert list((tmp_path / "scratch").iterdir()) == []
+    with pytest.raises(DataError, match=r"log\.tsv: "):
+        CriteoDataset(CriteoConfig(path=path, scratch=path))
 
 
 def spoil(column: int, value: str):
@@ -180,21 +202,36 @@ def blank(lines: list[list[str]]) -> None:
     lines[41] = []
 
 
+COLUMNS = "tab-separated columns; expected 40"
+HEX = "expected up to 8 hexadecimal digits or nothing"
+INTEGER = "expected an integer of up to 18 digits or nothing"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (short, "38 tab-separated columns; expected 40"),
-        (short_beside_long, "38 tab-separated columns; expected 40"),
-        (blank, "1 tab-separated columns"),
-        (spoil(0, "2"), "label '2'; expected 0 or 1"),
-        (spoil(0, ""), "label ''; expected 0 or 1"),
-        (spoil(3, "x7"), "integer_3 'x7'; expected an integer"),
-        (spoil(3, "1.5"), "integer_3 '1.5'; expected an integer"),
-        (spoil(5, "9" * 25), "integer_5"),
-        (spoil(14, "05db916z"), "category_1 '05db916z'; expected up to 8 hex"),
-        (spoil(39, "+5db9164"), "category_26 '[+]5db9164'"),
-        (spoil(39, "1105db9164"), "category_26"),
-        (spoil(20, "caf\u00e9"), "category_7"),
+        (short, f"38 {COLUMNS}"),
+        (short_beside_long, f"38 {COLUMNS}"),
+        (blank, f"1 {COLUMNS}"),
+        (spoil(3, "1\n2"), f"4 {COLUMNS}"),
+        (spoil(0, "2"), "column 'label', value '2': expected 0 or 1"),
+        (spoil(0, ""), "column 'label', value '': expected 0 or 1"),
+        (spoil(0, "01"), "column 'label', value '01': expected 0 or 1"),
+        (spoil(0, " 1"), "column 'label', value ' 1': expected 0 or 1"),
+        (spoil(3, "x7"), f"column 'integer_3', value 'x7': {INTEGER}"),
+        (spoil(3, "1.5"), f"column 'integer_3', value '1.5': {INTEGER}"),
+        (spoil(3, "-"), f"column 'integer_3', value '-': {INTEGER}"),
+        (spoil(3, "1-2"), f"column 'integer_3', value '1-2': {INTEGER}"),
+        (spoil(3, "+12"), f"column 'integer_3', value '[+]12': {INTEGER}"),
+        (spoil(3, "1_000_000_000"), f"column 'integer_3', value '1_000_000_000': {INTEGER}"),
+        (spoil(5, "9" * 19), f"column 'integer_5', value '{'9' * 19}': {INTEGER}"),
+        (spoil(13, "7\x00"), rf"column 'integer_13', value '7\\x00': {INTEGER}"),
+        (spoil(14, "05db916z"), f"column 'category_1', value '05db916z': {HEX}"),
+        (spoil(14, "-5db9164"), f"column 'category_1', value '-5db9164': {HEX}"),
+        (spoil(39, "+5db9164"), f"column 'category_26', value '[+]5db9164': {HEX}"),
+        (spoil(39, "1105db9164"), f"column 'category_26', value '1105db9164': {HEX}"),
+        (spoil(39, "5db9\r"), rf"column 'category_26', value '5db9\\r': {HEX}"),
+        (spoil(20, "caf\u00e9"), rf"column 'category_7', value 'caf\\xc3\\xa9': {HEX}"),
     ],
 )
 @pytest.mark.parametrize("block_bytes", [4000, 1 << 24])
@@ -202,7 +239,8 @@ def test_a_bad_row_is_named(tmp_path: Path, monkeypatch, change, message, block_
     monkeypatch.setattr(criteo_file, "_BLOCK_BYTES", block_bytes)
     lines = make_lines()
     change(lines)
-    path = write(tmp_path / "log.tsv", lines)
+    path = tmp_path / "log.tsv"
+    path.write_bytes("".join("\t".join(line) + "\r\n" for line in lines).encode())
     with pytest.raises(DataError, match=message) as caught:
         open_file(path)
     assert caught.value.line == 42
