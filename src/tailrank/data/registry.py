@@ -102,12 +102,16 @@ def open_dataset(
     name, settings = DatasetName.parse(text), settings or DataSettings()
     if schema is not None:
         raise ConfigError("--schema", str(schema), f"nothing: {name.kind} needs no schema")
-    dataset = _open(name, settings, fitted, scratch)
+    dataset = _open(name, settings, fitted, scratch, progress)
     return dataset if settings.features is None else select_features(dataset, settings.features)
 
 
 def _open(
-    name: DatasetName, settings: DataSettings, fitted: Path | None, scratch: Path | None
+    name: DatasetName,
+    settings: DataSettings,
+    fitted: Path | None,
+    scratch: Path | None,
+    progress: ReadingProgress | None,
 ) -> Dataset:
     """The data set with all its features."""
     if name.kind == "synthetic":
