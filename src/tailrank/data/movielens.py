@@ -3,10 +3,11 @@
 A user's rows are split at random into train, validation and test. Consecutive rows of one user and
 one split make a *query* of up to `query_items` candidates that share one user row; its history is
 what that user rated before the query's first row in the file, whatever the split and the rating:
-which movies were rated is known, how is the label. So no candidate is in its own history. Knows no
-model.
+which movies were rated is known, how is the label. So no candidate is in its own history. Ids of a
+history weigh one over their number, so that a long history and a short one are of the same size.
+Knows no model.
 
-Legend: U user rows, B item rows, Q queries, M movies, L genres.
+Legend: U user rows, B item rows, Q queries, M movies, L genres or ids, G bags.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class MovieLensDataset:
         genres = JaggedColumn(
             self._log_genre_L[range_indices(first_U, end_U - first_U)], end_U - first_U
         )
-        return _side([*(_single(column) for column in profile), movies, genres])
+        return _side([*(_single(column) for column in profile), movies, genres], mean=True)
 
     def _items(self, movie_B: Ints) -> SideFeatures:
         """The item side of movies."""
@@ -175,7 +176,8 @@ class MovieLensDataset:
         length_B = rows.num_genres_M[movie_B]
         first_B = self._genre_end_M[movie_B] - length_B
         genres = JaggedColumn(rows.genre_L[range_indices(first_B, length_B)], length_B)
-        return _side([_single(movie_B), genres, _single(rows.year_M[movie_B] - rows.year_M.min())])
+        year = _single(rows.year_M[movie_B] - rows.year_M.min())
+        return _side([_single(movie_B), genres, year], mean=False)
 
     def _spec(self) -> FeatureSpec:
         """Features and tables, in the order of `_users` and `_items`."""
@@ -284,11 +286,16 @@ def _single(ids_R: Ints) -> JaggedColumn:
     return JaggedColumn(ids_R, np.ones_like(ids_R))
 
 
-def _side(columns: Sequence[JaggedColumn]) -> SideFeatures:
-    """One side without dense features."""
+def _side(columns: Sequence[JaggedColumn], *, mean: bool) -> SideFeatures:
+    """One side without dense features; under `mean` each id weighs one over the size of its bag."""
     values_L, offsets = row_major(columns)
+    weights_L = None
+    if mean:
+        size_G = np.diff(offsets)
+        weights_L = torch.from_numpy(np.repeat(1.0 / np.maximum(size_G, 1), size_G)).float()
     return SideFeatures(
         dense_RN=torch.zeros(len(columns[0].length_R), 0),
         values_L=torch.from_numpy(values_L),
         offsets=torch.from_numpy(offsets),
+        weights_L=weights_L,
     )

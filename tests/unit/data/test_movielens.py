@@ -130,6 +130,16 @@ def test_batches_fit_the_spec_and_queries_share_user_rows(folder: Path) -> None:
     assert sum(sizes) == dataset.num_rows(SPLITS) == len(read_movielens(folder).user_B)
 
 
+def test_ids_of_a_bag_of_the_user_weigh_one_in_all(folder: Path) -> None:
+    dataset = open_folder(folder, history_max=3)
+    for batch, _ in dataset.batches(("train",), 64):
+        weights = batch.user.weights_L
+        assert weights is not None
+        assert batch.item.weights_L is None
+        for bag in weights.split(batch.user.offsets.diff().tolist()):
+            assert all(weight == pytest.approx(1 / len(bag)) for weight in bag.tolist())
+
+
 def test_a_shuffle_reorders_queries_and_can_be_taken_up_anywhere(folder: Path) -> None:
     dataset = open_folder(folder, query_items=5)
     expected = slow_queries(folder, dataset.config)["train"]
