@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,22 @@ def test_train_writes_a_result_and_evaluate_agrees_with_it(model: Path, capsys) 
     )  # fmt: skip
     assert code == 0
     assert result["metrics"]["auc_test"] == pytest.approx(trained.metrics["auc_test"], abs=1e-9)
+
+
+def charts(page: Path) -> list[str]:
+    return re.findall(r'data-chart="([a-z-]+)"', page.read_text())
+
+
+def test_train_writes_a_report_and_evaluate_on_demand(model: Path, tmp_path: Path, capsys) -> None:
+    assert {"reliability", "score-counts", "learning-curve"} <= set(charts(model / "report.html"))
+    page = tmp_path / "pages/quality.html"
+    data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
+    words = ["evaluate", str(model), "--data", data, "--report", str(page)]
+    capsys.readouterr()
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert charts(page)[0] == "reliability"
+    assert shlex.join(["tailrank", *words]) in page.read_text().replace("&#39;", "'")
 
 
 def test_tune_finds_proves_and_reports(model: Path, tmp_path: Path, capsys) -> None:
@@ -99,6 +117,7 @@ def test_export_keeps_quality_or_refuses(model: Path, tmp_path: Path, capsys) ->
     code, result = run_json(capsys, *words, "--max-auc-drop", "0.01")
     assert code == 0
     assert result["metrics"]["auc_drop_fraction"] <= 0.01
+    assert charts(out / "report.html")[0] == "reliability"
     assert main(["evaluate", str(out), "--data", data]) == 0
     assert main([*words, "--overwrite"]) in (0, 3)
     refused = tmp_path / "refused"
@@ -145,10 +164,12 @@ def test_a_ranker_that_fails_is_an_error_and_not_a_missed_sla(
 def test_profile_writes_a_table(model: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "profile.json"
     code, result = run_json(
-        capsys, "profile", str(model), "--workers", "1", "--budget", "200ms", "--out", str(out)
-    )
+        capsys, "profile", str(model), "--workers", "1", "--budget", "200ms", "--out", str(out),
+        "--report", str(tmp_path / "profile.html"),
+    )  # fmt: skip
     assert code == 0
-    assert out.exists()
+    assert result["artifacts"] == [str(out), str(tmp_path / "profile.html")]
+    assert charts(tmp_path / "profile.html") == ["service-time", "throughput-by-batch"]
     assert result["metrics"]["profile.service_time_ms_items_128"] > 0
 
 

@@ -88,9 +88,10 @@ def demo(
         artifacts=[out / "result.json", out / "report.html", model, tuned],
     )
     write_result(out / "result.json", result)
-    columns = ReportData.load(tuned)
-    columns = replace(columns, learning_curve=ReportData.load(model).learning_curve)
-    columns.save(out)
+    learned, columns = ReportData.load(model), ReportData.load(tuned)
+    replace(columns, learning_curve=learned.learning_curve, reliability=learned.reliability).save(
+        out
+    )
     write_report(out)
     console.note(
         f"\ntest AUC {trained.metrics['auc_test']:.4f} "

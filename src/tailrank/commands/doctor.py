@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tailrank.reporting.host_findings import Finding
 
 
-def doctor(*, quiet: bool = False, json: bool = False) -> int:
+def doctor(*, report: Path | None = None, quiet: bool = False, json: bool = False) -> int:
     """Name what costs speed on this host, each with a figure and the fix.
 
     Looks at huge pages, random reads, dense layers, instruction sets, threads, memory, clock
@@ -17,19 +18,25 @@ def doctor(*, quiet: bool = False, json: bool = False) -> int:
     Example: tailrank doctor
 
     Args:
+        report: File for a page with charts, as in host.html.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     import torch
 
     from tailrank.characterization import host_probes
+    from tailrank.core.files import check_writable
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.host import describe_host
     from tailrank.reporting.host_findings import HostFigures, findings, findings_table
+    from tailrank.reporting.report import write_page
+    from tailrank.reporting.report_data import ReportData
     from tailrank.reporting.result import Result
 
     typed = command_line(doctor, locals())
+    if report is not None:
+        check_writable(report.parent)
     console = Console(json=json, quiet=quiet)
     stolen_before, ticks_before = host_probes.cpu_times()
     with console.progress("probe") as advance:
@@ -58,15 +65,17 @@ def doctor(*, quiet: bool = False, json: bool = False) -> int:
     )
     found = findings(host, figures)
     console.show(findings_table(found))
-    console.finish(
-        Result(
-            command="doctor",
-            command_line=typed,
-            config={},
-            metrics=figures.metrics() | {"num_findings": _num_costly(found)},
-            host=host | {"findings": found},
-        )
+    result = Result(
+        command="doctor",
+        command_line=typed,
+        config={},
+        metrics=figures.metrics() | {"num_findings": _num_costly(found)},
+        host=host | {"findings": found},
+        artifacts=[] if report is None else [report],
     )
+    if report is not None:
+        write_page(report, result, ReportData(findings=found), report.stem)
+    console.finish(result)
     return 0
 
 

@@ -18,6 +18,7 @@ def evaluate(
     *,
     data: str,
     split: Literal["train", "validation", "test"] = "test",
+    report: Path | None = None,
     quiet: bool = False,
     json: bool = False,
 ) -> int:
@@ -33,16 +34,22 @@ def evaluate(
         artifact: Folder of a trained model.
         data: criteo:PATH, movielens:FOLDER, or synthetic:rows=N,seed=N.
         split: Which part of the data, in time order.
+        report: File for a page with charts, as in quality.html.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
+    from tailrank.core.files import check_writable
     from tailrank.inference.ranker import load_model
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
+    from tailrank.reporting.quality import quality_columns
+    from tailrank.reporting.report import write_page
     from tailrank.reporting.result import Result
     from tailrank.training.evaluation import evaluate as score
 
     typed = command_line(evaluate, locals())
+    if report is not None:
+        check_writable(report.parent)
     console = Console(json=json, quiet=quiet)
     model, record = load_model(artifact)
     with console.progress("read") as progress:
@@ -54,14 +61,16 @@ def evaluate(
     values = scored.compute().to_dict()
     metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
     console.metrics(metrics)
-    console.finish(
-        Result(
-            command="evaluate",
-            command_line=typed,
-            config={"artifact": artifact, "data": data, "split": split},
-            metrics=metrics,
-        )
+    result = Result(
+        command="evaluate",
+        command_line=typed,
+        config={"artifact": artifact, "data": data, "split": split},
+        metrics=metrics,
+        artifacts=[] if report is None else [report],
     )
+    if report is not None:
+        write_page(report, result, quality_columns(scored), artifact.name)
+    console.finish(result)
     return 0
 
 

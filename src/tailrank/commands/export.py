@@ -45,6 +45,8 @@ def export(
     from tailrank.inference.ranker import load_model
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
+    from tailrank.reporting.quality import quality_columns
+    from tailrank.reporting.report import RESULT_NAME, write_report
     from tailrank.reporting.result import Result, write_result
     from tailrank.training.evaluation import evaluate
     from tailrank.training.scores import save_scores
@@ -108,7 +110,9 @@ def export(
             dataset.save_fitted(folder)
             if split == "test":
                 save_scores(folder, scored, dataset.rows_fingerprint)
-            write_result(folder / "result.json", result)
+            quality_columns(scored).save(folder)
+            write_result(folder / RESULT_NAME, result)
+            write_report(folder, name=out.name)
     else:
         console.warn("refused: nothing was written")
     console.finish(result)

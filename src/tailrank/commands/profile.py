@@ -20,6 +20,7 @@ def profile(
     budget: str = "30s",
     seed: int = 0,
     quick: bool = False,
+    report: Path | None = None,
     quiet: bool = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -41,6 +42,7 @@ def profile(
         budget: Time to spend, as in 30s or 2min.
         seed: Seed of a preset's weights and of the query pool.
         quick: Spend two seconds, for a first look.
+        report: File for a page with charts, as in profile.html.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
@@ -53,12 +55,16 @@ def profile(
     from tailrank.inference.precision import Precision
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
+    from tailrank.reporting.report import write_page
+    from tailrank.reporting.report_data import ReportData, ServiceTime
     from tailrank.reporting.result import Result
     from tailrank.reporting.tables import service_time_table
     from tailrank.runtime.live import resolve_workers
 
     typed = command_line(profile, locals())
     check_writable(out.parent)
+    if report is not None:
+        check_writable(report.parent)
     console = Console(json=json, quiet=quiet)
     target_config = TargetConfig(
         target=target,
@@ -83,14 +89,15 @@ def profile(
     for items in (1, 128, 1000):
         nanoseconds = table.lookup_ns(1, items, round(items * loaded.ids_per_item), 1)
         metrics[f"profile.service_time_ms_items_{items}"] = nanoseconds / 1e6
-    console.finish(
-        Result(
-            command="profile",
-            command_line=typed,
-            config={"target": target_config, "profile": profile_config, "host": loaded.describe()},
-            seed=seed,
-            metrics=metrics,
-            artifacts=[out],
-        )
+    result = Result(
+        command="profile",
+        command_line=typed,
+        config={"target": target_config, "profile": profile_config, "host": loaded.describe()},
+        seed=seed,
+        metrics=metrics,
+        artifacts=[path for path in (out, report) if path is not None],
     )
+    if report is not None:
+        write_page(report, result, ReportData(service_time=ServiceTime.of(table)), loaded.name)
+    console.finish(result)
     return 0

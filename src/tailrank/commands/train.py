@@ -304,7 +304,9 @@ def _write(
 ) -> Result:
     """Put artifact, vocabulary, test scores, learning curve and result into `folder`."""
     from tailrank.inference.artifact import save_artifact
-    from tailrank.reporting.report_data import LearningPoint, ReportData
+    from tailrank.reporting.quality import quality_columns
+    from tailrank.reporting.report import REPORT_NAME, RESULT_NAME, write_report
+    from tailrank.reporting.report_data import LearningPoint
     from tailrank.reporting.result import Result, write_result
     from tailrank.training.scores import save_scores
 
@@ -320,7 +322,7 @@ def _write(
         )
         for point in trained.chosen.curve
     ]
-    ReportData(learning_curve=curve).save(folder)
+    replace(quality_columns(trained.test), learning_curve=curve).save(folder)
     result = Result(
         command="train",
         command_line=typed,
@@ -328,7 +330,8 @@ def _write(
         seed=trained.recipe.training.seed,
         metrics=trained.metrics(),
         artifacts=[out / name for name in sorted({f.name for f in folder.iterdir()})]
-        + [out / "result.json"],
+        + [out / RESULT_NAME, out / REPORT_NAME],
     )
-    write_result(folder / "result.json", result)
+    write_result(folder / RESULT_NAME, result)
+    write_report(folder, name=out.name)
     return result

@@ -11,17 +11,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from tailrank.core.errors import DataError
 from tailrank.core.files import replace_text
 from tailrank.core.latency import LatencySummary
+from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
+from tailrank.reporting.host_findings import Finding
 
 FILE_NAME = "report_data.json"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,121 @@ class LearningPoint:
     train_logloss: float | None = None
     validation_auc: float | None = None
     validation_logloss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedCurve:
+    """The learning curve of one of several runs."""
+
+    name: str
+    points: list[LearningPoint]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """Rows of neighbouring scores: what was predicted, and what came true.
+
+    Args:
+        score: mean predicted probability.
+        rate: share of positive rows.
+        rate_low, rate_high: 95 % interval of the rate.
+        num_rows: rows in the bin.
+    """
+
+    score: float
+    rate: float
+    rate_low: float
+    rate_high: float
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBin:
+    """Rows of one class with scores from `low` to `high`, as shares of all rows of that class."""
+
+    low: float
+    high: float
+    positive_fraction: float
+    negative_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupBin:
+    """Groups (users or queries) whose own AUC lies between `low` and `high`."""
+
+    low: float
+    high: float
+    num_groups: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceTime:
+    """How long a batch of one part takes.
+
+    Args:
+        num_items: items in the batch.
+        busy_workers: workers busy meanwhile, the batch's own included.
+        median_ms: of many batches.
+        low_ms, high_ms: between which nine of ten batches lie.
+    """
+
+    num_items: int
+    busy_workers: int
+    median_ms: float
+    low_ms: float
+    high_ms: float
+
+    @classmethod
+    def of(cls, table: ServiceTimeTable) -> list[ServiceTime]:
+        """Every measured batch of the fewest parts, with the spread that the table knows of all."""
+        low, high = np.quantile(table.spread, (0.05, 0.95)).tolist()
+        ids_per_item = table.axes["ids_per_item"][-1]  # the dearest, where there are several
+        parts = int(table.axes["num_parts"][0])
+        rows = []
+        for busy in map(int, table.axes["busy_workers"]):
+            for items in map(int, table.axes["num_items"]):
+                median_ms = table.lookup_ns(parts, items, round(items * ids_per_item), busy) / 1e6
+                rows.append(
+                    cls(
+                        num_items=items,
+                        busy_workers=busy,
+                        median_ms=median_ms,
+                        low_ms=low * median_ms,
+                        high_ms=high * median_ms,
+                    )
+                )
+        return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedMetric:
+    """How much a run differs from the first one on the same rows.
+
+    Args:
+        run: name of the run.
+        metric: such as `auc` or `logloss`.
+        value: the run's metric less the first run's.
+        low, high: 95 % interval of that difference.
+    """
+
+    run: str
+    metric: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a difference below 0 speaks for the run."""
+        return self.metric.startswith(("logloss", "normalised_entropy"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """Metrics of one of several runs, by name; the first run is the one compared with."""
+
+    run: str
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +243,6 @@ class SLALimit:
         return f"p{self.percentile:g} ≤ {self.latency_ms:g} ms"
 
 
-_Row = TypeVar("_Row", LatencyCurve, CapacityPoint, LearningPoint, QueryTime, PolicyRow, SLALimit)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """Everything a report draws; each section may be empty."""
@@ -136,9 +250,17 @@ class ReportData:
     sla: SLALimit | None = None
     latency_cdf: list[LatencyCurve] = field(default_factory=list)
     capacity_by_batch: list[CapacityPoint] = field(default_factory=list)
-    learning_curve: list[LearningPoint] = field(default_factory=list)
     query_time: list[QueryTime] = field(default_factory=list)
     table: list[PolicyRow] = field(default_factory=list)
+    learning_curve: list[LearningPoint] = field(default_factory=list)
+    reliability: list[ReliabilityBin] = field(default_factory=list)
+    score_counts: list[ScoreBin] = field(default_factory=list)
+    group_auc: list[GroupBin] = field(default_factory=list)
+    service_time: list[ServiceTime] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    runs: list[RunRow] = field(default_factory=list)
+    comparison: list[ComparedMetric] = field(default_factory=list)
+    learning_curves: list[NamedCurve] = field(default_factory=list)
 
     def save(self, folder: Path) -> Path:
         """Write `report_data.json` into `folder`, whole or not at all; returns its path."""
@@ -162,25 +284,41 @@ class ReportData:
             if record["format_version"] != _FORMAT_VERSION:
                 found = record["format_version"]
                 raise DataError(path, f"format version {found}; expected {_FORMAT_VERSION}")
+            sla = record["sla"]
             return cls(
-                sla=_row(SLALimit, record["sla"]) if record["sla"] else None,
-                latency_cdf=[_row(LatencyCurve, row) for row in record["latency_cdf"]],
-                capacity_by_batch=[_row(CapacityPoint, row) for row in record["capacity_by_batch"]],
-                learning_curve=[_row(LearningPoint, row) for row in record["learning_curve"]],
-                query_time=[_row(QueryTime, row) for row in record["query_time"]],
-                table=[_row(PolicyRow, row) for row in record["table"]],
+                sla=_row(SLALimit, sla) if sla else None,
+                **{name: [_row(kind, row) for row in record[name]] for name, kind in _ROWS.items()},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(path, f"not the columns of a report ({error!r})") from None
 
 
-def _row(kind: type[_Row], record: Mapping[str, Any]) -> _Row:
+_ROWS: dict[str, type] = {
+    "latency_cdf": LatencyCurve,
+    "capacity_by_batch": CapacityPoint,
+    "query_time": QueryTime,
+    "table": PolicyRow,
+    "learning_curve": LearningPoint,
+    "reliability": ReliabilityBin,
+    "score_counts": ScoreBin,
+    "group_auc": GroupBin,
+    "service_time": ServiceTime,
+    "findings": Finding,
+    "runs": RunRow,
+    "comparison": ComparedMetric,
+    "learning_curves": NamedCurve,
+}
+
+
+def _row(kind: type, record: Mapping[str, Any]) -> Any:
     """A row from its record; null is infinity where the field has no None."""
     never_none = {f.name for f in fields(kind) if f.type == "float"}
     values: dict[str, Any] = {
         name: math.inf if value is None and name in never_none else value
         for name, value in record.items()
     }
+    if kind is NamedCurve:
+        values["points"] = [_row(LearningPoint, point) for point in values["points"]]
     return kind(**values)
 
 

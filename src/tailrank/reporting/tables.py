@@ -99,3 +99,14 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "∞"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def metric_label(name: str) -> str:
+    """A metric of quality as people write it; any other name as it is."""
+    known = {
+        "auc": "AUC",
+        "grouped_auc": "grouped AUC",
+        "ndcg_at_10": "NDCG@10",
+        "normalised_entropy": "normalised entropy",
+    }
+    return known.get(name, name)

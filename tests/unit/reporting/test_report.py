@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
-from tests.unit.reporting.report_samples import full_columns, full_result
+from tests.unit.reporting.report_samples import full_columns, full_result, samples
 
 from tailrank.core.errors import DataError
 from tailrank.core.measurement import Validity
-from tailrank.reporting.report import render, write_report
+from tailrank.reporting.report import render, write_page, write_report
 from tailrank.reporting.report_data import ReportData
 from tailrank.reporting.result import Result, write_result
 
@@ -83,6 +83,19 @@ def test_an_invalid_measurement_says_so_first() -> None:
     assert text.index("generator_late: 4 ms at p99") < text.index("<main>")
 
 
+def test_the_words_that_repeat_it_and_every_metric_are_there(page: str) -> None:
+    assert "tailrank demo --out runs/a_folder_with_a_long_name/demo --seed 3</pre>" in page
+    assert "<td>tuned.capacity_qps</td><td>1,438</td><td>1,400 to ∞</td>" in page
+    assert "<td>auc_test</td><td>0.7702</td><td></td>" in page
+
+
+def test_findings_stand_with_their_fix() -> None:
+    text = render(*samples()["doctor"], "host")
+    assert "sudo tee /proc/sys/vm/compact_memory" in text
+    assert text.count('class="costs"') == 2
+    assert text.count('class="ok"') == 1
+
+
 def test_text_from_outside_stays_text() -> None:
     evil = '</script><script src="http://x">'
     columns = full_columns()
@@ -99,6 +112,8 @@ def test_the_file_is_written_where_asked_for(tmp_path: Path) -> None:
     write_result(run / "result.json", full_result())
     full_columns().save(run)
     assert write_report(run) == run / "report.html"
+    write_page(tmp_path / "page.html", full_result(), full_columns(), "page")
+    assert "<title>page · tailrank demo</title>" in (tmp_path / "page.html").read_text()
     assert write_report(run, tmp_path / "deep/own.html").read_text().startswith("<!doctype html>")
 
 

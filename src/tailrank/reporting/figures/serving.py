@@ -1,9 +1,4 @@
-"""Figures as functions: columns in, plotly figures out. Knows no files and no page.
-
-Colours come from the palette of Okabe and Ito, which colour-blind readers tell apart, in an order
-whose members also stand out from white and from near-black; every series has a dash or a marker of
-its own besides. Ink and grid are set by the page's style sheet, which knows light from dark.
-"""
+"""Charts of latency, capacity and service time: columns in, plotly figures out."""
 
 from __future__ import annotations
 
@@ -13,21 +8,28 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
+from tailrank.reporting.figures.style import (
+    BLUE,
+    ORANGE,
+    PINK,
+    add_band,
+    color,
+    dash,
+    empty_figure,
+    hatch,
+    marker,
+    one_two_five,
+)
 from tailrank.reporting.report_data import (
     CapacityPoint,
     LatencyCurve,
-    LearningPoint,
     QueryTime,
+    ServiceTime,
     SLALimit,
 )
 
-BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
-_SERIES = (BLUE, ORANGE, GREEN, PINK, SKY)
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _PERCENTILE_TICKS = (50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
-_HEIGHT = 380  # pixels; the same for all, so that cards side by side end on one line
 _NUM_CURVE_POINTS = 400  # twice the pixels of a phone; a curve of 60,000 points looks the same
 
 
@@ -38,7 +40,7 @@ def latency_cdf(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> go.Figu
         curves: one per run, at least one with an answered query.
         sla: a curve keeps it when it passes left of the corner.
     """
-    figure = _figure()
+    figure = empty_figure()
     deepest = max(curve.num_queries for curve in curves)
     for position, curve in enumerate(curves):
         latency_ms, share = _thinned(curve)
@@ -48,7 +50,7 @@ def latency_cdf(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> go.Figu
             customdata=100.0 * share,
             name=curve.name,
             mode="lines",
-            line={"color": _color(position), "dash": _dash(position), "width": 2.5},
+            line={"color": color(position), "dash": dash(position), "width": 2.5},
             hovertemplate="%{customdata:.4g} % within %{x:.3g} ms",
         )
     if sla is not None:
@@ -73,17 +75,17 @@ def latency_cdf(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> go.Figu
     # Beyond a percentile lie at least five queries, or the axis claims what the sample cannot show.
     ticks = [p for p in _PERCENTILE_TICKS if (1 - p / 100) * deepest >= 5]
     figure.update_yaxes(
-        title="share of queries",
+        title_text="share of queries",
         tickvals=_stretched(np.array(ticks) / 100).tolist(),
         ticktext=[f"{tick:g} %" for tick in ticks],
         rangemode="tozero",
     )
     low, high = _latency_range(curves, sla)
     figure.update_xaxes(
-        title="latency, ms",
+        title_text="latency, ms",
         type="log",
         range=[math.log10(low), math.log10(high)],
-        tickvals=_one_two_five(low, high),
+        tickvals=one_two_five(low, high),
     )
     return figure
 
@@ -95,8 +97,7 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
         points: one per policy and batch size.
         sla: names the bound on the axis.
     """
-    figure = _figure()
-    sizes = sorted({point.batch_items for point in points})
+    figure = empty_figure()
     policies = list(dict.fromkeys(point.policy for point in points))
     for position, policy in enumerate(policies):
         own = sorted((p for p in points if p.policy == policy), key=lambda point: point.batch_items)
@@ -104,7 +105,7 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
         # A capacity without an upper bound gets no upper whisker rather than an endless one.
         up = [p.simulated_high if math.isfinite(p.simulated_high) else p.simulated_qps for p in own]
         figure.add_scatter(
-            x=[str(p.batch_items) for p in own],
+            x=[p.batch_items for p in own],
             y=[p.simulated_qps for p in own],
             error_y={
                 "type": "data",
@@ -116,11 +117,11 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
             },
             name=f"{label}simulated",
             mode="lines+markers",
-            line={"color": _color(position), "dash": _dash(position), "width": 2},
+            line={"color": color(position), "dash": dash(position), "width": 2},
             marker={"size": 6},
             hovertemplate="batch %{x}: %{y:,.0f} queries/s simulated<extra></extra>",
         )
-        live = [(str(p.batch_items), p.live_qps) for p in own if p.live_qps is not None]
+        live = [(p.batch_items, p.live_qps) for p in own if p.live_qps is not None]
         if live:
             figure.add_scatter(
                 x=[size for size, _ in live],
@@ -128,7 +129,7 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
                 name=f"{label}live",
                 mode="markers",
                 marker={
-                    "color": _color(position),
+                    "color": color(position),
                     "size": 13,
                     "symbol": "diamond-open",
                     "line": {"width": 2.5},
@@ -136,109 +137,105 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
                 hovertemplate="batch %{x}: %{y:,.0f} queries/s live<extra></extra>",
             )
     bound = f" at {sla}" if sla is not None else ""
-    figure.update_xaxes(
-        title="largest batch, items",
-        type="category",
-        categoryorder="array",
-        categoryarray=[str(size) for size in sizes],
-    )
-    figure.update_yaxes(title=f"queries/s{bound}", rangemode="tozero", tickformat=",d")
-    return figure
-
-
-def learning_curve(
-    points: Sequence[LearningPoint], auc_attainable: float | None = None
-) -> go.Figure:
-    """Logloss of training and validation over steps, and below it the AUC on validation.
-
-    Args:
-        points: in order of steps.
-        auc_attainable: the best AUC that the data allow, where it is known.
-    """
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    _style(figure)
-    series = (
-        ("training logloss", "train_logloss", 1, BLUE, "solid"),
-        ("validation logloss", "validation_logloss", 1, ORANGE, "dash"),
-        ("validation AUC", "validation_auc", 2, GREEN, "solid"),
-    )
-    for name, column, row, color, dash in series:
-        known = [(p.step, value) for p in points if (value := getattr(p, column)) is not None]
-        if known:
-            figure.add_scatter(
-                x=[step for step, _ in known],
-                y=[value for _, value in known],
-                name=name,
-                mode="lines+markers" if len(known) <= 40 else "lines",
-                line={"color": color, "dash": dash, "width": 2},
-                marker={"size": 5},
-                hovertemplate="step %{x:,}: %{y:.4f}",
-                row=row,
-                col=1,
-            )
-    if auc_attainable is not None:
-        last = points[-1].step
-        figure.add_scatter(
-            x=[0, last],
-            y=[auc_attainable, auc_attainable],
-            name="attainable AUC",
-            mode="lines",
-            line={"color": PINK, "dash": "dot", "width": 2},
-            hovertemplate="attainable: %{y:.4f}",
-            row=2,
-            col=1,
-        )
-    figure.update_yaxes(title="logloss", row=1, col=1)
-    figure.update_yaxes(title="AUC", row=2, col=1)
-    figure.update_xaxes(title="training step", tickformat="~s", row=2, col=1)
+    _items_axis(figure, [point.batch_items for point in points], "largest batch, items")
+    figure.update_yaxes(title_text=f"queries/s{bound}", rangemode="tozero", tickformat=",d")
     return figure
 
 
 def query_time(bins: Sequence[QueryTime]) -> go.Figure:
     """Where a query's time goes, by its number of items: stacked means add up to the latency."""
-    figure = _figure()
-    sizes = [f"{row.size_low:,}-{row.size_high:,}" for row in bins]
+    figure = empty_figure()
+    # On two lines, or a phone would turn them.
+    sizes = [f"{row.size_low:,}–<br>{row.size_high:,}" for row in bins]
     parts = (
         ("service", "service_ms", BLUE, ""),
         ("queueing", "queueing_ms", ORANGE, "/"),
     )
-    for name, column, color, pattern in parts:
+    for name, column, fill, pattern in parts:
         figure.add_bar(
             x=sizes,
             y=[getattr(row, column) for row in bins],
             name=name,
-            marker={"color": color, "line": {"width": 0}, "pattern": _hatch(pattern)},
+            marker={"color": fill, "line": {"width": 0}, "pattern": hatch(pattern)},
             hovertemplate=f"{name}: %{{y:.3g}} ms",
         )
     figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
-    figure.update_xaxes(title="items in the query", type="category")
-    figure.update_yaxes(title="mean time, ms", rangemode="tozero")
+    figure.update_xaxes(title_text="items in the query", type="category", tickangle=0)
+    figure.update_yaxes(title_text="mean time, ms", rangemode="tozero")
     return figure
 
 
-def _figure() -> go.Figure:
-    """An empty figure in the house's style."""
-    figure = go.Figure()
-    _style(figure)
-    return figure
+def service_time(rows: Sequence[ServiceTime]) -> go.Figure:
+    """Service time by batch size on two logarithmic axes, with the band of nine batches in ten.
 
-
-def _style(figure: go.Figure) -> None:
-    """Room for a phone: legend above, no title (the page has one), margins that fit the labels."""
-    figure.update_layout(
-        template="none",
-        height=_HEIGHT,
-        margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
-        hovermode="closest",
-        dragmode=False,
-        showlegend=True,
+    Args:
+        rows: at least one per number of busy workers.
+    """
+    figure = empty_figure()
+    for position, (busy, own) in enumerate(_by_busy_workers(rows)):
+        sizes = [row.num_items for row in own]
+        add_band(figure, sizes, [r.low_ms for r in own], [r.high_ms for r in own], position)
+        figure.add_scatter(
+            x=sizes,
+            y=[row.median_ms for row in own],
+            name=_busy(busy),
+            mode="lines+markers",
+            line={"color": color(position), "dash": dash(position), "width": 2},
+            marker=marker(position),
+            hovertemplate="%{x:,} items: %{y:.3g} ms",
+        )
+    _items_axis(figure, [row.num_items for row in rows], "batch size, items")
+    low, high = min(row.low_ms for row in rows), max(row.high_ms for row in rows)
+    figure.update_yaxes(
+        title_text="service time, ms",
+        type="log",
+        range=[math.log10(low / 1.2), math.log10(high * 1.2)],
+        tickvals=one_two_five(low / 1.2, high * 1.2, sparse=high / low > 1000),
     )
-    figure.update_xaxes(automargin=True, fixedrange=True, zeroline=False, showgrid=False)
-    figure.update_yaxes(automargin=True, fixedrange=True, zeroline=False, showgrid=True)
+    return figure
+
+
+def throughput_by_batch(rows: Sequence[ServiceTime]) -> go.Figure:
+    """Items per second of all busy workers together by batch size: what larger batches buy."""
+    figure = empty_figure()
+    for position, (busy, own) in enumerate(_by_busy_workers(rows)):
+        figure.add_scatter(
+            x=[row.num_items for row in own],
+            y=[busy * row.num_items / row.median_ms * 1e3 for row in own],
+            name=_busy(busy),
+            mode="lines+markers",
+            line={"color": color(position), "dash": dash(position), "width": 2},
+            marker=marker(position),
+            hovertemplate="%{x:,} items: %{y:,.0f} items/s",
+        )
+    _items_axis(figure, [row.num_items for row in rows], "batch size, items")
+    figure.update_yaxes(title_text="items/s, all busy workers", rangemode="tozero", tickformat="~s")
+    return figure
+
+
+def _by_busy_workers(rows: Sequence[ServiceTime]) -> list[tuple[int, list[ServiceTime]]]:
+    """Rows of each number of busy workers, by rising items."""
+    return [
+        (busy, sorted((r for r in rows if r.busy_workers == busy), key=lambda r: r.num_items))
+        for busy in sorted({row.busy_workers for row in rows})
+    ]
+
+
+def _busy(workers: int) -> str:
+    """Legend of a number of busy workers."""
+    return "1 worker busy" if workers == 1 else f"{workers} workers busy"
+
+
+def _items_axis(figure: go.Figure, sizes: Sequence[int], title: str) -> None:
+    """Batch sizes on a logarithmic axis, with room for the outermost marks."""
+    low, high = min(sizes) / 1.12, max(sizes) * 1.12
+    figure.update_xaxes(
+        title_text=title,
+        type="log",
+        range=[math.log10(low), math.log10(high)],
+        tickvals=one_two_five(low, high, sparse=high / low > 100),
+        tickformat=",d",
+    )
 
 
 def _thinned(curve: LatencyCurve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -268,25 +265,3 @@ def _latency_range(curves: Sequence[LatencyCurve], sla: SLALimit | None) -> tupl
         lows.append(sla.latency_ms)
         highs.append(sla.latency_ms)
     return max(min(lows), 1e-3) / 1.2, max(highs) * 1.2
-
-
-def _one_two_five(low: float, high: float) -> list[float]:
-    """Ticks 1, 2, 5, 10, 20, 50 ... from `low` to `high`."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [tick for tick in ticks if low <= tick <= high]
-
-
-def _hatch(shape: str) -> dict[str, object]:
-    """A pattern over the bar's own colour, for eyes that colours do not help."""
-    return {"shape": shape, "size": 7, "solidity": 0.15, "fillmode": "overlay", "fgcolor": "#fff"}
-
-
-def _color(position: int) -> str:
-    """Colour of the series at that position."""
-    return _SERIES[position % len(_SERIES)]
-
-
-def _dash(position: int) -> str:
-    """Dash of the series at that position."""
-    return _DASHES[position % len(_DASHES)]

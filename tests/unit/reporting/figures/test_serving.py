@@ -1,10 +1,10 @@
-"""Figures show what the columns hold: the tail, the bound, the interval, the parts."""
+"""Charts of serving show what the columns hold: the tail, the bound, the interval, the parts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.reporting.report_samples import full_columns
+from tests.unit.reporting.report_samples import full_columns, samples
 
 from tailrank.reporting import figures
 from tailrank.reporting.report_data import LatencyCurve, SLALimit
@@ -41,29 +41,14 @@ def test_percentiles_that_the_sample_cannot_show_get_no_tick() -> None:
     assert ticks == ("50 %", "90 %", "95 %")
 
 
-def test_latency_ticks_cover_the_axis_in_steps_of_1_2_5() -> None:
-    assert figures._one_two_five(0.9, 25.0) == [1.0, 2.0, 5.0, 10.0, 20.0]
-
-
 def test_capacity_is_ordered_by_batch_with_interval_and_live_points() -> None:
     figure = figures.capacity_by_batch(full_columns().capacity_by_batch, SLA_10_MS)
     simulated, live = figure.data
-    assert simulated.x == ("64", "256")
+    assert simulated.x == (64, 256)
     assert simulated.error_y.array == (1100.0 - 1064.0, 0.0)
     assert simulated.error_y.arrayminus == (164.0, 356.0)
-    assert (live.x, live.y) == (("64",), (1050.0,))
+    assert (live.x, live.y) == ((64,), (1050.0,))
     assert "p95 ≤ 10 ms" in figure.layout.yaxis.title.text
-
-
-def test_the_learning_curve_leaves_out_steps_that_were_not_evaluated() -> None:
-    figure = figures.learning_curve(full_columns().learning_curve, auc_attainable=0.8)
-    steps = {trace.name: trace.x for trace in figure.data}
-    assert steps == {
-        "training logloss": (100, 200),
-        "validation logloss": (200,),
-        "validation AUC": (200,),
-        "attainable AUC": (0, 200),
-    }
 
 
 def test_the_parts_of_a_querys_time_are_stacked() -> None:
@@ -72,14 +57,20 @@ def test_the_parts_of_a_querys_time_are_stacked() -> None:
     assert sum(bar.y[0] for bar in figure.data) == pytest.approx(1.5)
 
 
-def test_every_axis_names_its_unit() -> None:
-    columns = full_columns()
-    drawn = (
-        (figures.latency_cdf(columns.latency_cdf, None), "latency, ms"),
-        (figures.capacity_by_batch(columns.capacity_by_batch, None), "queries/s"),
-        (figures.query_time(columns.query_time), "mean time, ms"),
-    )
-    for figure, text in drawn:
-        titles = (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text)
-        assert text in titles
-        assert None not in titles
+def test_service_times_have_a_band_and_a_line_for_each_number_of_busy_workers() -> None:
+    _, columns = samples()["profile"]
+    band, line = figures.service_time(columns.service_time).data[:2]
+    assert line.name == "1 worker busy"
+    at_128 = line.x.index(128)
+    assert (line.x[0], line.x[-1]) == (1, 1000)
+    upper, lower = band.y[at_128], band.y[::-1][at_128]
+    assert lower == pytest.approx(0.9 * line.y[at_128])
+    assert upper == pytest.approx(1.3 * line.y[at_128])
+
+
+def test_throughput_counts_all_busy_workers() -> None:
+    _, columns = samples()["profile"]
+    one, two, four = figures.throughput_by_batch(columns.service_time).data
+    assert one.y[-1] == pytest.approx(1000 / columns.service_time[14].median_ms * 1e3)
+    assert four.y[-1] > two.y[-1] > one.y[-1]
+    assert four.name == "4 workers busy"

@@ -1,0 +1,254 @@
+"""Which charts and tables a report shows, with the words that say how to read them.
+
+Each is there when there are columns for it, whichever verb wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import plotly.graph_objects as go
+
+from tailrank.reporting import figures
+from tailrank.reporting.report_data import ReportData, RunRow
+from tailrank.reporting.result import Result
+from tailrank.reporting.tables import POLICY_HEADINGS, metric_label, policy_cells
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A chart, with a title where a section has several."""
+
+    key: str
+    figure: go.Figure
+    title: str = ""
+
+    @property
+    def record(self) -> str:
+        """The figure as JSON that may stand inside a script element."""
+        text: str = self.figure.to_json()
+        return text.replace("<", "\\u003c")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One chart or several, with a heading and a sentence that says how to read them.
+
+    A wide one has a row of its own; the others stand two in a row where there is room.
+    """
+
+    heading: str
+    caption: str
+    panels: tuple[Panel, ...]
+    wide: bool = False
+
+    @classmethod
+    def of(cls, key: str, heading: str, caption: str, figure: go.Figure) -> Section:
+        """A section of one chart."""
+        return cls(heading, caption, (Panel(key, figure),))
+
+
+@dataclass(frozen=True, slots=True)
+class TableSection:
+    """A table with its heading and a sentence that says how to read it."""
+
+    heading: str
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    last_is_best: bool = False
+
+
+def tables(columns: ReportData) -> list[TableSection]:
+    """The tables that there are rows for."""
+    found = []
+    if columns.table:
+        at = f" at {columns.sla}" if columns.sla else ""
+        starred = any(row.policy.endswith("*") for row in columns.table)
+        found.append(
+            TableSection(
+                f"What each policy holds{at}",
+                "Capacity is the largest offered load that meets the SLA, in queries and in items "
+                "per second; latencies are those of the live run at that load; simulated is the "
+                "capacity that the simulation promised."
+                + (" A star marks what was simulated only." if starred else ""),
+                POLICY_HEADINGS,
+                [policy_cells(row) for row in columns.table],
+                last_is_best=len(columns.table) > 1,
+            )
+        )
+    if columns.runs:
+        names = list(dict.fromkeys(name for row in columns.runs for name in row.metrics))
+        found.append(
+            TableSection(
+                "What each run reaches",
+                "All on the same test rows; the first run is the one that the others are compared "
+                "with.",
+                ("run", *map(metric_label, names)),
+                [_run_cells(row, names) for row in columns.runs],
+            )
+        )
+    return found
+
+
+def _run_cells(row: RunRow, names: Sequence[str]) -> list[str]:
+    """A run's metrics as text; - where it has none of that name."""
+    return [row.run, *(f"{row.metrics[n]:.4f}" if n in row.metrics else "-" for n in names)]
+
+
+def sections(result: Result, columns: ReportData) -> list[Section]:
+    """The charts that there are columns for, in the order in which questions arise."""
+    found = [
+        *_comparing(columns),
+        *_serving(columns),
+        *_profiling(columns),
+        *_predicting(result, columns),
+        *_training(result, columns),
+        *_probing(result, columns),
+    ]
+    if sum(not section.wide for section in found) % 2:
+        # No hole beside the last one.
+        found[-1] = replace(found[-1], wide=True)
+    return found
+
+
+def _comparing(columns: ReportData) -> Iterator[Section]:
+    """Several runs side by side."""
+    if columns.comparison:
+        first = columns.runs[0].run if columns.runs else "the first run"
+        panels = []
+        for metric in dict.fromkeys(row.metric for row in columns.comparison):
+            own = [row for row in columns.comparison if row.metric == metric]
+            better = "lower" if own[0].lower_is_better else "higher"
+            key = f"comparison-{metric.replace('_', '-')}"
+            title = f"{metric_label(metric)} ({better} is better)"
+            panels.append(Panel(key, figures.forest(own), title))
+        yield Section(
+            "Which run ranks better, and how surely",
+            f"Each mark is the difference of a run to {first} on the same test rows, with its 95 % "
+            "interval. An interval across the dotted line is no difference beyond chance.",
+            tuple(panels),
+            wide=True,
+        )
+    if any(curve.points for curve in columns.learning_curves):
+        yield Section.of(
+            "learning-curves",
+            "How the runs learned",
+            "Logloss (lower is better) and AUC (higher is better) on each run's validation rows.",
+            figures.learning_curves(columns.learning_curves),
+        )
+
+
+def _serving(columns: ReportData) -> Iterator[Section]:
+    """A model under load."""
+    if any(curve.latencies_ms for curve in columns.latency_cdf):
+        yield Section.of(
+            "latency-cdf",
+            "How long queries take",
+            "Share of queries answered within a time, from their scheduled arrival; the scale "
+            "widens towards the tail. A run keeps the SLA when its curve passes left of the "
+            "corner. Unanswered queries keep a curve from reaching the top.",
+            figures.latency_cdf(columns.latency_cdf, columns.sla),
+        )
+    if columns.capacity_by_batch:
+        yield Section.of(
+            "capacity-by-batch",
+            "Which batch size holds the most",
+            "Largest offered load that meets the SLA, by the largest batch a query is split "
+            "into. Bars: the bracket in which the simulated capacity lies, at 95 % confidence. "
+            "Diamonds: measured live with the same workload.",
+            figures.capacity_by_batch(columns.capacity_by_batch, columns.sla),
+        )
+    if columns.query_time:
+        yield Section.of(
+            "query-time",
+            "Where a query's time goes",
+            "Mean times by query size at the tuned load: service is the time from the first "
+            "part's start to the last part's end, queueing the time from the scheduled "
+            "arrival to the first part's start. Together they are the latency.",
+            figures.query_time(columns.query_time),
+        )
+
+
+def _profiling(columns: ReportData) -> Iterator[Section]:
+    """Batches on this host."""
+    if columns.service_time:
+        yield Section.of(
+            "service-time",
+            "How long a batch takes",
+            "Median over many batches of one query part, rows cold; nine of ten batches lie in the "
+            "shaded band, whose width is that of all large batches together.",
+            figures.service_time(columns.service_time),
+        )
+        yield Section.of(
+            "throughput-by-batch",
+            "What larger batches buy",
+            "Items ranked per second by all busy workers together, as the median service times "
+            "have it; queueing comes on top.",
+            figures.throughput_by_batch(columns.service_time),
+        )
+
+
+def _predicting(result: Result, columns: ReportData) -> Iterator[Section]:
+    """Scored rows."""
+    if columns.reliability:
+        yield Section.of(
+            "reliability",
+            "Whether probabilities can be believed",
+            "Rows in ten bins of equal number by their score: the share that was positive over the "
+            "mean prediction, with its 95 % interval (Wilson). On the dotted line both agree.",
+            figures.reliability(columns.reliability),
+        )
+    if columns.score_counts:
+        yield Section.of(
+            "score-counts",
+            "How far the classes are apart",
+            "Scores of positive and of negative rows, each as shares of its class. The less they "
+            "overlap, the better the model ranks.",
+            figures.score_counts(columns.score_counts),
+        )
+    if columns.group_auc:
+        mean = next((v for n, v in result.metrics.items() if n.startswith("grouped_auc")), None)
+        yield Section.of(
+            "group-auc",
+            "How well each user is ranked",
+            "AUC among the rows of one group (a user, or a query), for groups with rows of both "
+            "classes. Small groups scatter by chance; the grouped AUC weighs each by its rows.",
+            figures.group_auc(columns.group_auc, mean),
+        )
+
+
+def _training(result: Result, columns: ReportData) -> Iterator[Section]:
+    """One run's learning."""
+    if columns.learning_curve:
+        yield Section.of(
+            "learning-curve",
+            "What training learned",
+            "Logloss (lower is better) and AUC (higher is better) over training steps. The "
+            "step was chosen on the validation part; the test part was scored once, after.",
+            figures.learning_curve(columns.learning_curve, result.metrics.get("auc_attainable")),
+        )
+
+
+def _probing(result: Result, columns: ReportData) -> Iterator[Section]:
+    """The host itself."""
+    if columns.findings:
+        yield Section(
+            "What one core does",
+            "Embedding lookups wait for random reads of memory, large dense layers for the units "
+            "that multiply; both measured on one core.",
+            (
+                Panel(
+                    "random-reads",
+                    figures.random_reads(result.metrics),
+                    "Random rows of 128 bytes (lower is better)",
+                ),
+                Panel(
+                    "dense-layers",
+                    figures.dense_layers(result.metrics),
+                    "A dense layer (higher is better)",
+                ),
+            ),
+            wide=True,
+        )

@@ -1,0 +1,45 @@
+"""Every verb's report shows its own charts, and no row of them has a hole."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.reporting.report_samples import samples
+
+from tailrank.reporting.report_data import ReportData
+from tailrank.reporting.sections import sections, tables
+
+CHARTS = {
+    "demo": ["latency-cdf", "capacity-by-batch", "query-time", "learning-curve"],
+    "tune": ["latency-cdf", "capacity-by-batch", "query-time"],
+    "train": ["reliability", "score-counts", "group-auc", "learning-curve"],
+    "evaluate": ["reliability", "score-counts", "group-auc"],
+    "export": ["reliability", "score-counts", "group-auc"],
+    "profile": ["service-time", "throughput-by-batch"],
+    "doctor": ["random-reads", "dense-layers"],
+    "compare": [
+        "comparison-auc",
+        "comparison-grouped-auc",
+        "comparison-logloss",
+        "learning-curves",
+    ],
+}
+
+
+@pytest.mark.parametrize("verb", sorted(CHARTS))
+def test_a_verb_shows_its_charts(verb: str) -> None:
+    found = sections(*samples()[verb])
+    assert [panel.key for section in found for panel in section.panels] == CHARTS[verb]
+    assert sum(not section.wide for section in found) % 2 == 0
+    assert all(section.heading and section.caption for section in found)
+
+
+def test_runs_are_tabled_with_the_names_that_people_use() -> None:
+    table = tables(samples()["compare"][1])[0]
+    assert table.headings == ("run", "AUC", "grouped AUC", "logloss")
+    assert table.rows[0] == ["factorization_machine", "0.7900", "0.7200", "0.4600"]
+
+
+def test_nothing_to_draw_draws_nothing() -> None:
+    result, _ = samples()["train"]
+    assert sections(result, ReportData()) == []
+    assert tables(ReportData()) == []
