@@ -46,6 +46,7 @@ class DataError(TailrankError):
         line: 1-based line number, where the fault has one.
         column: name of the column, where the fault lies in one.
         value: what stands there; long ones are shown in part.
+        row: 1-based row number, in a file that has rows but no lines.
     """
 
     def __init__(
@@ -56,8 +57,11 @@ class DataError(TailrankError):
         *,
         column: str | None = None,
         value: object = None,
+        row: int | None = None,
     ) -> None:
         place = f"{path}:{line}" if line is not None else str(path)
+        if row is not None:
+            place += f": row {row}"
         if column is not None:
             place += f": column {column!r}"
         if value is not None:
@@ -69,6 +73,7 @@ class DataError(TailrankError):
         self.line = line
         self.column = column
         self.value = value
+        self.row = row
         self.reason = reason
 
 

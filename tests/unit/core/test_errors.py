@@ -17,6 +17,11 @@ def test_data_error_names_path_line_and_reason(line, place):
     assert str(DataError("day.tsv", "38 columns", line)) == f"{place}: 38 columns"
 
 
+def test_data_error_names_row_column_and_value():
+    error = DataError("day.parquet", "expected 0 or 1", row=7, column="clicked", value=2)
+    assert str(error) == "day.parquet: row 7: column 'clicked', value 2: expected 0 or 1"
+
+
 @pytest.mark.parametrize(
     "name",
     [
