@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,7 +242,7 @@ def _buckets(integer_BN: NDArray[np.int64]) -> NDArray[np.uint64]:
     return np.where(integer_BN > 2, large_BN, integer_BN).astype(np.uint32).astype(np.uint64)
 
 
-def _fault(line: bytes) -> dict[str, str] | None:
+def _fault(line: bytes) -> dict[str, Any] | None:
     """What is wrong with one line, in `DataError`'s words; None: nothing."""
     fields = line.removesuffix(b"\r").split(b"\t")
     if len(fields) != _NUM_COLUMNS:

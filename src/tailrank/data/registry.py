@@ -13,12 +13,14 @@ from tailrank.core.errors import ConfigError
 from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
 from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
+from tailrank.data.schema import load_schema
 from tailrank.data.selection import select_features
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
+from tailrank.data.table import TableConfig, TableDataset, load_fitted
 from tailrank.data.vocabulary import Vocabulary
 
-KINDS = ("criteo", "movielens", "synthetic")
-_FORMS = "criteo:PATH, movielens:FOLDER or synthetic:rows=N,seed=N,…"
+KINDS = ("criteo", "movielens", "table", "synthetic")
+_FORMS = "criteo:PATH, movielens:FOLDER, table:FILE or synthetic:rows=N,seed=N,…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ def open_dataset(
     """The data set that `text` names.
 
     Args:
-        text: `criteo:PATH`, `movielens:FOLDER` or `synthetic:rows=200000,seed=1` (fields of
-            `SyntheticConfig`).
+        text: `criteo:PATH`, `movielens:FOLDER`, `table:FILE` or `synthetic:rows=200000,seed=1`
+            (fields of `SyntheticConfig`).
         settings: how rows become features.
         fitted: folder of a trained model, whose vocabulary is then used; None: fit one.
         schema: what the columns of a table mean; for data that needs to be told.
@@ -100,9 +102,12 @@ def open_dataset(
         DataError: the file cannot be used.
     """
     name, settings = DatasetName.parse(text), settings or DataSettings()
-    if schema is not None:
+    if name.kind == "table":
+        dataset: Dataset = _open_table(name, settings, fitted, schema, scratch, progress)
+    elif schema is not None:
         raise ConfigError("--schema", str(schema), f"nothing: {name.kind} needs no schema")
-    dataset = _open(name, settings, fitted, scratch, progress)
+    else:
+        dataset = _open(name, settings, fitted, scratch, progress)
     return dataset if settings.features is None else select_features(dataset, settings.features)
 
 
@@ -129,6 +134,31 @@ def _open(
     )
     vocabulary = None if fitted is None else Vocabulary.load(fitted / VOCABULARY_FILE)
     return CriteoDataset(config, vocabulary, progress)
+
+
+def _open_table(
+    name: DatasetName,
+    settings: DataSettings,
+    fitted: Path | None,
+    schema: Path | None,
+    scratch: Path | None,
+    progress: ReadingProgress | None,
+) -> Dataset:
+    """A table, read as its schema or a trained model's says."""
+    if fitted is not None:
+        meaning, known = load_fitted(fitted, schema)
+    elif schema is not None:
+        meaning, known = load_schema(schema), None
+    else:
+        raise ConfigError("--schema", None, f"a file; `tailrank schema {name.rest}` proposes one")
+    config = TableConfig(
+        path=Path(name.rest),
+        schema=meaning,
+        min_count=settings.min_count,
+        embedding_dim=settings.embedding_dim,
+        scratch=scratch,
+    )
+    return TableDataset(config, known, progress)
 
 
 def _synthetic_config(text: str, embedding_dim: int) -> SyntheticConfig:
