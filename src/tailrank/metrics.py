@@ -27,7 +27,7 @@ NDCG_DEPTH = 10
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-ComparedMetric = Literal["auc", "logloss", "grouped_auc", "ndcg_at_10"]
+PairedMetric = Literal["auc", "logloss", "grouped_auc", "ndcg_at_10"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +230,7 @@ def paired_bootstrap(
     labels: ArrayLike,
     groups: ArrayLike | None = None,
     *,
-    metric: ComparedMetric = "auc",
+    metric: PairedMetric = "auc",
     num_resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -266,8 +266,8 @@ def paired_bootstrap(
         raise ConfigError("scores", [runs.shape for runs in both], f"{len(positive)} rows each")
     if positive.all() or not positive.any():
         raise ConfigError("labels", "one class", "both classes")
-    if metric not in get_args(ComparedMetric):
-        raise ConfigError("metric", metric, " or ".join(get_args(ComparedMetric)))
+    if metric not in get_args(PairedMetric):
+        raise ConfigError("metric", metric, " or ".join(get_args(PairedMetric)))
     if groups is None and metric in ("grouped_auc", "ndcg_at_10"):
         raise ConfigError("groups", None, f"the group of each row, which {metric} needs")
     group_B = np.arange(len(positive)) if groups is None else np.asarray(groups).reshape(-1)
@@ -312,7 +312,7 @@ def paired_bootstrap_auc(
 
 
 def _reweighted(
-    metric: ComparedMetric, scores: Floats, labels: Bools, group_B: Ints
+    metric: PairedMetric, scores: Floats, labels: Bools, group_B: Ints
 ) -> Callable[[Floats], float]:
     """The metric of these rows as a function of the weights of their groups."""
     if metric == "auc":

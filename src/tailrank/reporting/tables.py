@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.features import FeatureSpec
-from tailrank.reporting.report_data import PolicyRow
+from tailrank.reporting.report_data import ComparedMetric, PolicyRow, RunRow
 
 POLICY_HEADINGS = (
     "policy",
@@ -66,6 +66,41 @@ def service_time_table(profile: ServiceTimeTable) -> Table:
         ]
         table.add_row(f"{num_items:,.0f}", *(number(time_ns / 1e6) for time_ns in times_ns))
     return table
+
+
+def comparison_table(rows: Sequence[RunRow], compared: Sequence[ComparedMetric]) -> Table:
+    """Each metric of each run, and how surely it differs from that of the first run."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric")
+    table.add_column("run", overflow="fold")
+    for heading in ("value", f"less {rows[0].run}", "95 % interval"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    found = {(row.metric, row.run): row for row in compared}
+    for metric in dict.fromkeys(row.metric for row in compared):
+        for row in rows:
+            value = f"{row.metrics[metric]:.4f}"
+            difference = found.get((metric, row.run))
+            if difference is None:
+                table.add_row(metric, row.run, value)
+                continue
+            low, high = difference.low, difference.high
+            table.add_row(
+                metric,
+                row.run,
+                value,
+                f"{difference.value:+.4f}",
+                f"{low:+.4f} to {high:+.4f}",
+                _verdict(difference),
+            )
+    return table
+
+
+def _verdict(difference: ComparedMetric) -> str:
+    """Better or worse where the interval leaves out 0."""
+    if difference.low <= 0.0 <= difference.high:
+        return "unclear"
+    return "better" if (difference.high < 0.0) == difference.lower_is_better else "worse"
 
 
 def feature_table(spec: FeatureSpec) -> Table:

@@ -1,0 +1,177 @@
+"""`tailrank compare`: trained models side by side on the same test rows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from tailrank.metrics import BinaryMetrics
+    from tailrank.reporting.progress import Progress
+    from tailrank.reporting.report_data import ComparedMetric, LearningPoint, RunRow
+
+
+class _Run(NamedTuple):
+    """A run as it was read: its name here, its test rows' scores and its learning curve."""
+
+    name: str
+    scored: BinaryMetrics
+    rows_fingerprint: str
+    curve: list[LearningPoint]
+
+
+def compare(
+    *runs: Path,
+    out: Path | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    overwrite: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> int:
+    """Compare trained models with the first one, by a paired bootstrap on the same test rows.
+
+    Rows are resampled with replacement, the same ones for every model, so that the luck of the
+    draw cancels; where rows belong to users or queries, whole groups are. Runs that scored
+    different rows are refused.
+
+    Example: tailrank compare runs/factors runs/dlrm --out runs/compared
+
+    Args:
+        runs: Folders of trained or exported models; the others are held against the first.
+        out: Folder for result.json and report.html; default: print only.
+        resamples: Draws of the bootstrap.
+        seed: Seed of the draws.
+        overwrite: Replace what is in the folder.
+        quiet: Say nothing but errors and what explains an exit code.
+        json: Print the result as JSON on standard output.
+    """
+    from tailrank.core.errors import ConfigError
+    from tailrank.core.files import check_output, replace_directory
+    from tailrank.reporting.command_line import command_line
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.report import write_report
+    from tailrank.reporting.report_data import NamedCurve, ReportData
+    from tailrank.reporting.result import Result, write_result
+    from tailrank.reporting.tables import comparison_table
+
+    typed = command_line(compare, locals())
+    if len(runs) < 2:
+        allowed = "two or more folders of trained models"
+        raise ConfigError("RUNS", [str(run) for run in runs], allowed)
+    if resamples < 100:
+        raise ConfigError("--resamples", resamples, "at least 100, for a 95 % interval")
+    if out is not None:
+        check_output(out, overwrite=overwrite)
+    console = Console(json=json, quiet=quiet)
+    loaded = _load(runs)
+    rows = _rows(loaded)
+    with console.progress("bootstrap") as progress:
+        compared = _differences(loaded, rows, resamples, seed, progress)
+    console.show(comparison_table(rows, compared))
+    named = [(f"{row.run}.{row.metric}_difference", row) for row in compared]
+    result = Result(
+        command="compare",
+        command_line=typed,
+        config={
+            "runs": list(runs),
+            "resamples": resamples,
+            "rows_fingerprint": loaded[0].rows_fingerprint,
+        },
+        seed=seed,
+        metrics={
+            **{f"{row.run}.{name}": value for row in rows for name, value in row.metrics.items()},
+            **{name: row.value for name, row in named},
+        },
+        intervals={name: (row.low, row.high) for name, row in named},
+        artifacts=[] if out is None else [out / "result.json", out / "report.html"],
+    )
+    if out is not None:
+        curves = [NamedCurve(name=run.name, points=run.curve) for run in loaded if run.curve]
+        with replace_directory(out, overwrite=overwrite) as folder:
+            write_result(folder / "result.json", result)
+            ReportData(runs=rows, comparison=compared, learning_curves=curves).save(folder)
+            write_report(folder, name=out.name)
+    console.finish(result)
+    return 0
+
+
+def _load(folders: tuple[Path, ...]) -> list[_Run]:
+    """The runs, all on the same rows.
+
+    Raises:
+        ConfigError: test rows of two runs differ.
+        DataError: a folder is not that of a trained model, or is damaged.
+    """
+    from tailrank.core.errors import ConfigError
+    from tailrank.reporting.report_data import ReportData
+    from tailrank.training.scores import load_scores
+
+    runs: list[_Run] = []
+    for folder, name in zip(folders, _names(folders), strict=True):
+        scored, rows = load_scores(folder)
+        if runs and rows != runs[0].rows_fingerprint:
+            raise ConfigError(
+                "RUNS",
+                str(folder),
+                f"runs that scored the same test rows as {folders[0]}; this one saw other data, "
+                "or the same data split in another way",
+            )
+        runs.append(_Run(name, scored, rows, ReportData.load(folder).learning_curve))
+    return runs
+
+
+def _names(folders: tuple[Path, ...]) -> list[str]:
+    """The folders' names, or their paths where names repeat.
+
+    Raises:
+        ConfigError: a folder is there twice.
+    """
+    from tailrank.core.errors import ConfigError
+
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ConfigError("RUNS", [str(folder) for folder in folders], "different folders")
+    names = [folder.name for folder in resolved]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _rows(runs: list[_Run]) -> list[RunRow]:
+    """Metrics of every run; those that are undefined (NaN) are left out."""
+    from tailrank.reporting.report_data import RunRow
+
+    rows = []
+    for run in runs:
+        values = run.scored.compute().to_dict()
+        known = {name: value for name, value in values.items() if not math.isnan(value)}
+        rows.append(RunRow(run=run.name, metrics=known))
+    return rows
+
+
+def _differences(
+    runs: list[_Run], rows: list[RunRow], resamples: int, seed: int, progress: Progress
+) -> list[ComparedMetric]:
+    """How every run after the first differs from it, metric by metric."""
+    from tailrank.metrics import PairedMetric, paired_bootstrap
+    from tailrank.reporting.report_data import ComparedMetric
+
+    metrics = [name for name in get_args(PairedMetric) if name in rows[0].metrics]
+    first, others = runs[0].scored, runs[1:]
+    found: list[ComparedMetric] = []
+    for run in others:
+        for metric in metrics:
+            progress.count(len(found), len(others) * len(metrics), "differences")
+            value, low, high = paired_bootstrap(
+                run.scored.scores,
+                first.scores,
+                first.labels,
+                first.groups,
+                metric=metric,
+                num_resamples=resamples,
+                seed=seed,
+            )
+            found.append(
+                ComparedMetric(run=run.name, metric=metric, value=value, low=low, high=high)
+            )
+    return found

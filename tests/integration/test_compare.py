@@ -1,0 +1,68 @@
+"""`tailrank compare`: runs on the same rows side by side, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tailrank.cli import main
+from tailrank.reporting.report_data import ReportData
+
+DATA = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
+
+
+def train(out: Path, *more: str, data: str = DATA) -> Path:
+    assert main(["train", "dlrm", "--data", data, "--out", str(out), "--quiet", *more]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    # One step and few columns against a whole run: the data is the same, the models are not.
+    poor = train(folder / "poor", "--batch-items", "5000", "--epochs", "1", "--embedding-dim", "2")
+    return poor, train(folder / "good", "--epochs", "4")
+
+
+def test_the_better_model_is_surely_better(runs, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "compared"
+    words = ["compare", *map(str, runs), "--resamples", "200", "--out", str(out), "--json"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result == json.loads((out / "result.json").read_text())
+    low, high = result["intervals"]["good.auc_difference"]
+    difference = result["metrics"]["good.auc"] - result["metrics"]["poor.auc"]
+    assert 0.0 < low < difference < high
+    assert result["metrics"]["good.auc_difference"] == pytest.approx(difference)
+    assert result["intervals"]["good.logloss_difference"][1] < 0.0
+    assert "good.grouped_auc_difference" in result["metrics"]
+    assert "better" in printed.err
+    columns = ReportData.load(out)
+    assert [row.run for row in columns.runs] == ["poor", "good"]
+    assert [curve.name for curve in columns.learning_curves] == ["poor", "good"]
+    assert (out / "report.html").stat().st_size > 0
+
+
+def test_a_model_and_its_rounded_export_differ_by_no_sure_amount(runs, tmp_path: Path, capsys) -> None:
+    _, good = runs
+    rounded = tmp_path / "rounded"
+    words = ["export", str(good), "--precision", "rows=bf16", "--data", DATA]
+    assert main([*words, "--out", str(rounded), "--max-auc-drop", "0.5", "--quiet"]) == 0
+    assert main(["compare", str(good), str(rounded), "--resamples", "100"]) == 0
+    assert "unclear" in capsys.readouterr().out
+
+
+def test_other_data_is_refused(runs, tmp_path: Path, capsys) -> None:
+    other = train(tmp_path / "other", data=DATA.replace("seed=3", "seed=4"))
+    assert main(["compare", str(runs[0]), str(other)]) == 2
+    assert "other data" in capsys.readouterr().err
+
+
+def test_what_is_not_two_trained_models_is_refused(runs, tmp_path: Path, capsys) -> None:
+    assert main(["compare", str(runs[0])]) == 2
+    assert "two or more" in capsys.readouterr().err
+    assert main(["compare", str(runs[0]), str(runs[0])]) == 2
+    assert "different folders" in capsys.readouterr().err
+    assert main(["compare", str(runs[0]), str(tmp_path)]) == 2
+    assert "no test scores here" in capsys.readouterr().err
