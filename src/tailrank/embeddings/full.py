@@ -19,6 +19,11 @@ from tailrank.core.errors import ConfigError
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
 from tailrank.kernels.reference import pooled_lookup
 
+# Factors as `reset` draws them, up to 0.6 in a table of 3 rows, drown the linear part at first: on
+# Criteo a factorisation machine of dim 5 ended at a validation AUC of 0.755, with 0.01 at 0.760; of
+# dim 17 at 0.742 and 0.760.
+FACTOR_STD = 0.01
+
 
 class Pooled(NamedTuple):
     """Sum-pooled embeddings of both sides of a batch; F may be 0."""
@@ -118,9 +123,13 @@ class EmbeddingTables(nn.Module):
             rows_VD = self.weight_VD[first : first + table.num_embeddings]
             rows_VD.uniform_(-bound, bound, generator=generator)
 
-    def zero_first_column(self) -> None:
-        """Start at zero what a model keeps in the first column: a linear weight or a bias."""
+    def reset_factors(self, generator: torch.Generator) -> None:
+        """Draw anew, in place, for a model that keeps a bias or linear weight in column 0.
+
+        That column starts at zero, the factors in the others at N(0, `FACTOR_STD`).
+        """
         self.weight_VD[:, 0] = 0.0
+        self.weight_VD[:, 1:].normal_(0.0, FACTOR_STD, generator=generator)
 
     def pooled(self, features: SideFeatures, side: Side) -> Tensor:
         """Sum-pooled embeddings of one side, (R, F, D)."""

@@ -17,13 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from tailrank.core.errors import ConfigError
-from tailrank.embeddings import Pooled
+from tailrank.embeddings import FACTOR_STD, Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
 from tailrank.models.layers import expand_users
 from tailrank.models.ranking_model import RankingModel
-
-# Spread of the dense features' first factors, the default of libFM (Rendle, ACM TIST 3(3), 2012).
-_DENSE_FACTOR_STD = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +49,23 @@ class FactorizationMachineConfig:
 
 
 class FactorizationMachine(RankingModel):
-    """The model; linear weights start at zero.
+    """The model; linear weights start at zero, factors near it.
 
     Args:
         config: features.
-        generator: draws the factors; None: zeros, for weights about to be loaded.
+        generator: draws the factors; None leaves the tables unset, for weights about to be loaded.
     """
 
     def __init__(
         self, config: FactorizationMachineConfig, generator: torch.Generator | None
     ) -> None:
-        super().__init__(config, generator)
+        super().__init__(config, None)  # the tables are drawn in another way
         self.num_user_dense = config.spec.dense_width("user")
         num_dense = self.num_user_dense + config.spec.dense_width("item")
         weight_ND = torch.zeros(num_dense, self.tables.embedding_dim)
         if generator is not None:
-            self.tables.zero_first_column()
-            weight_ND[:, 1:].normal_(0.0, _DENSE_FACTOR_STD, generator=generator)
+            self.tables.reset_factors(generator)
+            weight_ND[:, 1:].normal_(0.0, FACTOR_STD, generator=generator)
         self.bias = nn.Parameter(torch.zeros(()))
         self.weight_ND = nn.Parameter(weight_ND)
 

@@ -56,14 +56,14 @@ class LogisticRegression(RankingModel):
     """
 
     def __init__(self, config: LogisticRegressionConfig, generator: torch.Generator | None) -> None:
-        super().__init__(config, generator)
+        super().__init__(config, None)  # the tables are drawn in another way
         self.num_user_dense = config.spec.dense_width("user")
         self.bias = nn.Parameter(torch.zeros(()))
         self.weight_N = nn.Parameter(
             torch.zeros(self.num_user_dense + config.spec.dense_width("item"))
         )
         if generator is not None:
-            self.tables.zero_first_column()
+            self.tables.reset_factors(generator)
 
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled weights, the part that autograd sees."""

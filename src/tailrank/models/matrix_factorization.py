@@ -53,7 +53,7 @@ class MatrixFactorizationConfig:
 
 
 class MatrixFactorization(RankingModel):
-    """The model; biases start at zero, factors as the tables draw them.
+    """The model; biases start at zero, factors near it.
 
     Args:
         config: features.
@@ -63,10 +63,10 @@ class MatrixFactorization(RankingModel):
     def __init__(
         self, config: MatrixFactorizationConfig, generator: torch.Generator | None
     ) -> None:
-        super().__init__(config, generator)
+        super().__init__(config, None)  # the tables are drawn in another way
         self.bias = nn.Parameter(torch.zeros(()))
         if generator is not None:
-            self.tables.zero_first_column()
+            self.tables.reset_factors(generator)
 
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled embeddings, the part that autograd sees."""
