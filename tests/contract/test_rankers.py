@@ -132,6 +132,12 @@ def random_batch(
     )
 
 
+def weighted(batch: FeatureBatch) -> FeatureBatch:
+    """The same with a factor for each id, as for the mean of a bag."""
+    user, item = (replace(s, weights_L=torch.rand(s.num_ids)) for s in (batch.user, batch.item))
+    return replace(batch, user=user, item=item)
+
+
 @pytest.fixture(scope="module", params=["fp32", "rows=bf16,dense=fp32", "bf16"])
 def artifacts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     precision = Precision.parse(request.param)
@@ -175,11 +181,12 @@ def test_scores_equal_the_reference(artifacts, case) -> None:
         for items, users, bag_size in 2 * [
             (1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (1000, 1, 3), (16, 1, 0),
         ]:  # fmt: skip
-            batch = random_batch(make_spec(model_name, user_side), items, users, bag_size)
-            scores = ranker.rank(batch)
-            assert scores.shape == (items,)
-            assert scores.dtype is torch.float32
-            assert_close(artifacts, scores, reference.rank(batch))
+            plain = random_batch(make_spec(model_name, user_side), items, users, bag_size)
+            for batch in (plain, weighted(plain)):
+                scores = ranker.rank(batch)
+                assert scores.shape == (items,)
+                assert scores.dtype is torch.float32
+                assert_close(artifacts, scores, reference.rank(batch))
 
 
 def test_a_batch_equals_its_single_items(artifacts, case) -> None:
@@ -236,8 +243,6 @@ def test_nan_stays_with_its_item(artifacts, case) -> None:
     clean = ranker.rank(batch)
     if batch.item.dense_RN.shape[1]:
         batch.item.dense_RN[2, 1] = float("nan")
-    elif artifacts.precision != "fp32":
-        pytest.skip("no dense feature, and factors of ids need fp32 rows")
     else:
         factor_L = torch.ones(batch.item.num_ids)
         factor_L[int(batch.item.offsets[2])] = float("nan")  # the third item's only bag

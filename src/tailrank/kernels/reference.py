@@ -19,7 +19,7 @@ def pooled_lookup(
         weight_VD: the table, any float dtype.
         ids_L: int64 rows of the table, each in [0, V).
         offsets: int64, G + 1 positions into `ids_L`, non-decreasing, from 0 to L.
-        weights_L: float factor per id, or None for all 1; needs an fp32 or fp64 table.
+        weights_L: float factor per id, or None for all 1; rounded to the table's dtype.
 
     Returns:
         Tensor (G, D) of the table's dtype.

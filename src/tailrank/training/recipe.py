@@ -89,6 +89,13 @@ RECIPES = {
             batch_items=1024, epochs=2, lr=0.03, table_lr=0.1, lr_schedule="linear"
         )
     ),
+    ("logistic_regression", "criteo"): Recipe(
+        architecture="logistic_regression",
+        data=DataSettings(embedding_dim=1, integer_buckets=True),
+        training=TrainingConfig(
+            batch_items=128, epochs=3, lr=0.01, table_lr=0.03, evaluate_every=192
+        ),
+    ),
     ("logistic_regression", "synthetic"): Recipe(
         architecture="logistic_regression",
         data=DataSettings(embedding_dim=1),
@@ -98,6 +105,13 @@ RECIPES = {
         architecture="matrix_factorization",
         data=DataSettings(embedding_dim=17, features=("user_0", "item_0")),
         training=TrainingConfig(batch_items=1024, epochs=4, lr=0.03, table_lr=0.03),
+    ),
+    ("factorization_machine", "criteo"): Recipe(
+        architecture="factorization_machine",
+        data=DataSettings(embedding_dim=9, integer_buckets=True),
+        training=TrainingConfig(
+            batch_items=128, epochs=2, lr=0.01, table_lr=0.01, evaluate_every=192
+        ),
     ),
     ("factorization_machine", "synthetic"): Recipe(
         architecture="factorization_machine",
