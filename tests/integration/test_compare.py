@@ -44,7 +44,9 @@ def test_the_better_model_is_surely_better(runs, tmp_path: Path, capsys) -> None
     assert (out / "report.html").stat().st_size > 0
 
 
-def test_a_model_and_its_rounded_export_differ_by_no_sure_amount(runs, tmp_path: Path, capsys) -> None:
+def test_a_model_and_its_rounded_export_differ_by_no_sure_amount(
+    runs, tmp_path: Path, capsys
+) -> None:
     _, good = runs
     rounded = tmp_path / "rounded"
     words = ["export", str(good), "--precision", "rows=bf16", "--data", DATA]
