@@ -176,7 +176,7 @@ def train(
         return 0
     if overwrite and not resume and checkpoints.is_dir():
         _remove(checkpoints)  # not before the input is known to be good
-    with _interruptible() as should_stop, _progress(console) as report:
+    with _interruptible() as should_stop, _progress(console) as (report, scoring):
         trained = train_and_test(
             dataset,
             recipe,
@@ -184,6 +184,7 @@ def train(
             checkpoints=checkpoints,
             resume=resume,
             progress=report,
+            scoring=scoring,
             should_stop=should_stop,
         )
     if trained is None:
@@ -286,8 +287,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, Progress], None]]:
-    """One stage for train and one for refit."""
+def _progress(
+    console: Console,
+) -> Iterator[tuple[Callable[[str, Progress], None], Callable[[str, int, int], None]]]:
+    """One stage for train, one for refit and one for the test rows."""
     with console.progress("prepare") as progress:
 
         def report(run: str, now: Progress) -> None:
@@ -296,7 +299,14 @@ def _progress(console: Console) -> Iterator[Callable[[str, Progress], None]]:
                 remark += f", validation AUC {now.validation_auc:.4f}"
             progress.at(run, now.step / now.steps, remark, first=(now.step - 1) / now.steps)
 
-        yield report
+        def scoring(split: str, done: int, total: int) -> None:
+            if split == "validation":
+                progress.note(f"scoring {split} rows, {done / total:.0%}")
+            else:
+                progress.enter(f"score {split} rows")
+                progress.count(done, total, "rows")
+
+        yield report, scoring
 
 
 def _write(

@@ -75,9 +75,17 @@ class Progress:
 
     def at(self, stage: str, fraction: float, remark: str = "", *, first: float = 0.0) -> None:
         """Say how far `stage` is, which begins now unless it is running; see `begin`."""
+        self.enter(stage, first)
+        self(fraction, remark)
+
+    def enter(self, stage: str, first: float = 0.0) -> None:
+        """Start `stage` unless it is running; see `begin`."""
         if stage != self._stage:
             self.begin(stage, first)
-        self(fraction, remark)
+
+    def note(self, remark: str) -> None:
+        """Say what the stage does where it gets no further meanwhile."""
+        self(self._fraction, remark)
 
     def __call__(self, fraction: float, remark: str = "") -> None:
         """Say how far the stage is.
@@ -86,6 +94,7 @@ class Progress:
             fraction: finished, 0 to 1.
             remark: a rate, with its unit, or what is being done.
         """
+        self._fraction = fraction
         now = self._clock()
         elapsed_s = now - self._started
         times = format_duration(elapsed_s)
@@ -118,6 +127,7 @@ class Progress:
     def _start(self, stage: str, fraction: float) -> None:
         """Begin a stage's clock."""
         self._stage, self._first, self._started = stage, fraction, self._clock()
+        self._fraction = fraction
         self._due = self._started + (_FIRST_LINE_S if self._bar is None else 0.0)
         if self._bar is not None:
             self._bar.update(self._task, description=stage, completed=fraction, times="", remark="")

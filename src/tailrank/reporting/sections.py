@@ -94,7 +94,11 @@ def tables(columns: ReportData) -> list[TableSection]:
 
 def _run_cells(row: RunRow, names: Sequence[str]) -> list[str]:
     """A run's metrics as text; - where it has none of that name."""
-    return [row.run, *(f"{row.metrics[n]:.4f}" if n in row.metrics else "-" for n in names)]
+    values = [row.metrics.get(name) for name in names]
+    return [
+        row.run,
+        *("-" if v is None else f"{v:,.0f}" if v > 1000 else f"{v:.4f}" for v in values),
+    ]
 
 
 def sections(result: Result, columns: ReportData) -> list[Section]:

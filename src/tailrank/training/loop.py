@@ -45,6 +45,7 @@ def fit(
     splits: Sequence[Split] = ("train",),
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda now: None,
+    scoring: Callable[[int, int], None] = lambda done, total: None,
     evaluated: Callable[[CurvePoint], None] = lambda point: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
@@ -60,6 +61,7 @@ def fit(
         splits: what to train on, `("train",)` or, for a refit, `("train", "validation")`.
         resume: continue from the last checkpoint in `out`, if there is one.
         progress: called after every step.
+        scoring: told the validation rows scored so far, and all, during an evaluation.
         evaluated: called after every evaluation, before its checkpoint.
         should_stop: asked after every step; True saves a checkpoint and returns unfinished.
 
@@ -73,7 +75,7 @@ def fit(
     place = nullcontext(str(out)) if out is not None else tempfile.TemporaryDirectory()
     with place as folder:
         run = _Run(model, dataset, config, Path(folder), splits)
-        return run.run(resume, _Listeners(progress, evaluated, should_stop))
+        return run.run(resume, _Listeners(progress, scoring, evaluated, should_stop))
 
 
 def refit_config(
@@ -93,6 +95,7 @@ class _Listeners:
     """Who is told and asked; see `fit`."""
 
     progress: Callable[[Progress], None]
+    scoring: Callable[[int, int], None]
     evaluated: Callable[[CurvePoint], None]
     should_stop: Callable[[], bool]
 
@@ -205,7 +208,7 @@ class _Run:
             raise ConfigError("lr", config.lr, "less: the training loss is no longer finite")
         self._loss_sum, self._loss_steps = 0.0, 0
         if self.validates:
-            point = replace(point, **self._validation())
+            point = replace(point, **self._validation(listeners.scoring))
         result.curve.append(point)
         best = best_point(result.curve, config.select_by) if self.validates else point
         result.best_step = best.step
@@ -220,9 +223,10 @@ class _Run:
             if file != self._best_file():
                 file.unlink()
 
-    def _validation(self) -> dict[str, Any]:
+    def _validation(self, scoring: Callable[[int, int], None]) -> dict[str, Any]:
         """The metrics of the validation rows, as fields of a `CurvePoint`."""
-        values = evaluate(self.step.model, self.dataset, ("validation",)).compute().to_dict()
+        scored = evaluate(self.step.model, self.dataset, ("validation",), scoring)
+        values = scored.compute().to_dict()
         if math.isnan(values[self.config.select_by]):
             allowed = "a metric that the validation rows have"
             raise ConfigError("select_by", self.config.select_by, allowed)

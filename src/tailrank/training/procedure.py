@@ -71,6 +71,7 @@ def train_and_test(
     checkpoints: Path | None = None,
     resume: bool = False,
     progress: Callable[[str, Progress], None] = lambda run, now: None,
+    scoring: Callable[[str, int, int], None] = lambda split, done, total: None,
     evaluated: Callable[[str, CurvePoint], None] = lambda run, point: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained | None:
@@ -83,7 +84,8 @@ def train_and_test(
         checkpoints: folder for checkpoints; None: a temporary one.
         resume: continue from `checkpoints`.
         progress: called after every step with the run's name, `train` or `refit`.
-        evaluated: likewise after every evaluation.
+        scoring: told the split, the rows of it scored so far, and all of them.
+        evaluated: called like `progress` after every evaluation.
         should_stop: see `training.loop.fit`.
 
     Returns:
@@ -105,6 +107,7 @@ def train_and_test(
         out=folder("train"),
         resume=resume,
         progress=partial(progress, "train"),
+        scoring=partial(scoring, "validation"),
         evaluated=partial(evaluated, "train"),
         should_stop=should_stop,
     )
@@ -130,7 +133,7 @@ def train_and_test(
         )
         if not again.finished:
             return None
-    test = evaluate(model, dataset, ("test",))
+    test = evaluate(model, dataset, ("test",), partial(scoring, "test"))
     return Trained(
         model=model, dataset=dataset, recipe=recipe, chosen=chosen, refit=again, test=test
     )

@@ -77,6 +77,15 @@ def test_the_next_stage_has_a_clock_of_its_own() -> None:
     ]
 
 
+def test_what_gets_no_further_says_what_it_does() -> None:
+    file, clock = io.StringIO(), Clock()
+    with Progress(rich.console.Console(file=file), "train", clock=clock) as progress:
+        progress(0.25)
+        clock.now = 3.0
+        progress.note("scoring validation rows")
+    assert file.getvalue().splitlines()[0] == "train: 25%, 3 s, 9 s left, scoring validation rows"
+
+
 def test_a_terminal_gets_a_bar_that_vanishes_and_the_remark_is_cut_to_fit() -> None:
     file, clock = io.StringIO(), Clock()
     console = rich.console.Console(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from plotly.offline import get_plotlyjs
-from tests.unit.reporting.report_samples import full_columns, full_result, samples
+from tests.unit.reporting.report_samples import TYPED, full_columns, full_result, samples
 
 from tailrank.core.errors import DataError
 from tailrank.core.measurement import Validity
@@ -84,7 +84,9 @@ def test_an_invalid_measurement_says_so_first() -> None:
 
 
 def test_the_words_that_repeat_it_and_every_metric_are_there(page: str) -> None:
-    assert "tailrank demo --out runs/a_folder_with_a_long_name/demo --seed 3</pre>" in page
+    typed = re.search(r'<pre class="typed">(.*?)</pre>', page)
+    assert typed is not None
+    assert re.sub("<[^>]*>", "", typed[1]) == TYPED
     assert "<td>tuned.capacity_qps</td><td>1,438</td><td>1,400 to ∞</td>" in page
     assert "<td>auc_test</td><td>0.7702</td><td></td>" in page
 

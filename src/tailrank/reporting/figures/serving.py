@@ -138,7 +138,7 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
             )
     bound = f" at {sla}" if sla is not None else ""
     _items_axis(figure, [point.batch_items for point in points], "largest batch, items")
-    figure.update_yaxes(title_text=f"queries/s{bound}", rangemode="tozero", tickformat=",d")
+    figure.update_yaxes(title_text=f"queries/s{bound}", rangemode="tozero", tickformat=",~f")
     return figure
 
 
