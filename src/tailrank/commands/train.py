@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tailrank.training.history import Progress
     from tailrank.training.procedure import Trained
     from tailrank.training.recipe import Recipe
+    from tailrank.training.tensorboard import TensorBoardLog
 
 _Settings = TypeVar("_Settings", bound=Any)
 
@@ -55,6 +56,7 @@ def train(
     seed: int = 0,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = None,
+    tensorboard: Path | None = None,
     dry_run: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -105,6 +107,7 @@ def train(
         seed: Of weights and row order.
         checkpoint_every: Steps between checkpoints; each evaluation saves one anyway.
         checkpoint_seconds: Time between checkpoints, 60 unless saving one takes over 3.
+        tensorboard: Folder for TensorBoard's event files, which needs the extra [tensorboard].
         dry_run: Print rows, vocabulary sizes, memory and time, and write nothing.
         resume: Continue an interrupted run with the same settings.
         overwrite: Replace what is in OUT.
@@ -119,6 +122,7 @@ def train(
     from tailrank.reporting.console import Console
     from tailrank.training.procedure import train_and_test
     from tailrank.training.recipe import recipe_for
+    from tailrank.training.tensorboard import TensorBoardLog
 
     typed = command_line(train, locals())
     recipe = recipe_for(model, DatasetName.parse(data).kind)
@@ -162,6 +166,9 @@ def train(
     check_output(out, overwrite=overwrite or resume)
     checkpoints = out.with_name(out.name + ".checkpoint")
     _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
+    events = None
+    if tensorboard is not None and not dry_run:
+        events = TensorBoardLog(tensorboard, resume=resume)
     console = Console(json=json, quiet=quiet)
     if not dry_run:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +183,7 @@ def train(
         return 0
     if overwrite and not resume and checkpoints.is_dir():
         _remove(checkpoints)  # not before the input is known to be good
-    with _interruptible() as should_stop, _progress(console) as (report, scoring):
+    with _interruptible() as should_stop, _progress(console, events) as (report, scoring):
         trained = train_and_test(
             dataset,
             recipe,
@@ -185,6 +192,7 @@ def train(
             resume=resume,
             progress=report,
             scoring=scoring,
+            evaluated=(lambda run, point: None) if events is None else events.point,
             should_stop=should_stop,
         )
     if trained is None:
@@ -288,15 +296,17 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(
-    console: Console,
+    console: Console, events: TensorBoardLog | None
 ) -> Iterator[tuple[Callable[[str, Progress], None], Callable[[str, int, int], None]]]:
-    """One stage for train, one for refit and one for the test rows."""
-    with console.progress("prepare") as progress:
+    """One stage for train, one for refit and one for the test rows; steps go to `events` too."""
+    with console.progress("prepare") as progress, closing(events) if events else nullcontext():
 
         def report(run: str, now: Progress) -> None:
             remark = f"{now.samples_per_s:,.0f} samples/s, loss {now.train_logloss:.4f}"
             if now.validation_auc is not None:
                 remark += f", validation AUC {now.validation_auc:.4f}"
+            if events is not None:
+                events.step(run, now)
             progress.at(run, now.step / now.steps, remark, first=(now.step - 1) / now.steps)
 
         def scoring(split: str, done: int, total: int) -> None:

@@ -20,23 +20,21 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a fresh file beside `path` that takes its place when the block ends well.
+    """Yield where to write a fresh file, which takes the place of `path` when the block ends well.
 
     Its content reaches the disk before its name does, so a reader after a crash or a power cut
-    finds the old file or the whole new one. A killed process may leave the fresh file behind; see
-    `remove_leftovers`.
+    finds the old file or the whole new one. It is made in a folder of its own, as writers may have
+    temporary files too; a killed process leaves that folder behind, see `remove_leftovers`.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    fresh = Path(name)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    fresh = folder / path.name
     try:
         yield fresh
-        fresh.chmod(0o644)  # mkstemp makes files private; results are meant to be read
+        fresh.chmod(0o644)  # some writers make files private; results are meant to be read
         _sync(fresh)
         os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     _sync(path.parent)  # a new name lasts once its folder is on the disk too
 
 
@@ -47,8 +45,8 @@ def remove_leftovers(folder: Path, names: str) -> None:
         folder: nobody else is writing there now.
         names: pattern of the files that were to be made, as in `*.safetensors`.
     """
-    for leftover in folder.glob(f".{names}.????????"):  # eight letters, by mkstemp
-        leftover.unlink()
+    for leftover in folder.glob(f".{names}.????????"):  # eight letters, by mkdtemp
+        shutil.rmtree(leftover)
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Files are whole or absent, readable by others, and leave nothing behind."""
+
+from pathlib import Path
+
+import pytest
+
+from tailrank.core.files import remove_leftovers, replace_file, replace_text
+
+
+def test_a_file_appears_whole_and_readable(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with replace_file(target) as fresh:
+        fresh.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o644
+    replace_text(target, "newer ü")
+    assert target.read_text(encoding="utf-8") == "newer ü"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_after_an_exception_the_old_file_stands(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    replace_text(target, "old")
+
+    def fail() -> None:
+        with replace_file(target) as fresh:
+            fresh.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert target.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path: Path) -> None:
+    kept = ["a.txt", "b", ".a.txt", ".b.json.abcdefgh", ".a.txt.notes", ".c.txt"]
+    for name in [*kept, ".a.txt.abcdefgh", ".b.txt.01234567"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".tmp-of-a-writer").touch()
+    remove_leftovers(tmp_path, "*.txt")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)
