@@ -139,6 +139,38 @@ def test_the_model_ends_with_its_best_weights_and_patience_ends_the_run() -> Non
     assert scored.logloss == losses[result.best_step]
 
 
+@pytest.mark.parametrize("metric", ["logloss", "auc", "grouped_auc", "ndcg_at_10"])
+def test_the_metric_asked_for_chooses_the_weights_and_counts_for_patience(metric: str) -> None:
+    model = small_model()
+    config = replace(CONFIG, table_lr=1.0, epochs=40, patience=3, select_by=metric)
+    result = fit(model, DATASET, config)
+    values = {point.step: point.validation()[metric] for point in result.curve}
+    best = (min if metric == "logloss" else max)(values, key=values.get)
+    assert result.best_step == best == list(values)[-4]
+    assert result.stopped_early
+    scored = evaluate(model, DATASET, ("validation",)).compute()
+    assert getattr(scored, metric) == values[best]
+
+
+class OneClass(SyntheticDataset):
+    """The log without groups and without a click."""
+
+    def batches(self, splits, batch_items, **order):
+        for batch, labels in super().batches(splits, batch_items, **order):
+            yield batch, Labels(values_BT=torch.zeros_like(labels.values_BT))
+
+
+@pytest.mark.parametrize(
+    ("metric", "steps"), [("grouped_auc", 0), ("ndcg_at_10", 0), ("auc", CONFIG.evaluate_every)]
+)
+def test_a_metric_that_the_rows_lack_is_refused_as_soon_as_that_shows(metric, steps) -> None:
+    reports = []
+    dataset = OneClass(SyntheticConfig(rows=7 * 8 * 60, num_embeddings=40, seed=5))
+    with pytest.raises(ConfigError, match=f"select_by: got '{metric}'"):
+        fit(small_model(), dataset, replace(CONFIG, select_by=metric), progress=reports.append)
+    assert len(reports) == steps
+
+
 def test_the_test_split_is_never_trained_on() -> None:
     with pytest.raises(ConfigError, match="test"):
         fit(small_model(), DATASET, CONFIG, splits=("train", "validation", "test"))
@@ -177,8 +209,10 @@ def test_a_stopped_run_resumes_where_it_was(tmp_path: Path, dense_optimizer: str
 
 def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(small_model(), DATASET, CONFIG, out=tmp_path)
-    with pytest.raises(ConfigError, match="--resume"):
-        fit(small_model(), DATASET, replace(CONFIG, lr=0.1), out=tmp_path, resume=True)
+    for field, value in (("lr", 0.1), ("epochs", 3)):
+        changed = replace(CONFIG, **{field: value})
+        with pytest.raises(ConfigError, match=rf"--resume: got '{field}={value}'; .*epochs"):
+            fit(small_model(), DATASET, changed, out=tmp_path, resume=True)
     latest = tmp_path / "latest.safetensors"
     latest.write_bytes(latest.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged"):
@@ -187,6 +221,18 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
         "best-16.safetensors",
         "latest.safetensors",
     ]
+
+
+def test_what_a_killed_run_left_half_written_goes_when_it_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / ".latest.safetensors.abcd1234").mkdir()
+    fit(small_model(), DATASET, replace(CONFIG, steps=1), out=tmp_path, resume=True)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["best-1.safetensors", "latest.safetensors"]
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"warmup_steps: .* less than the 20 steps"):
+        fit(small_model(), DATASET, replace(CONFIG, warmup_steps=20))
 
 
 def test_a_diverging_run_says_so() -> None:
@@ -206,6 +252,13 @@ def test_a_diverging_run_says_so() -> None:
         ("dense_optimizer", "lion"),
         ("table_optimizer", "adam"),
         ("seed", -1),
+        ("warmup_steps", -1),
+        ("lr_schedule", "step"),
+        ("select_by", "accuracy"),
+        ("clip_norm", 0.0),
+        ("table_l2", -0.1),
+        ("checkpoint_every", 0),
+        ("checkpoint_seconds", 0.0),
     ],
 )
 def test_bad_settings_are_refused(field: str, value: object) -> None:
