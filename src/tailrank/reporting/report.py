@@ -63,6 +63,8 @@ def render(result: Result, columns: ReportData, name: str) -> str:
         columns: what there is to draw; empty sections are left out.
         name: of the run, for the title.
     """
+    record = to_json(result)
+    plain = json.loads(record)  # a result that was never on disk may hold dataclasses and paths
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tailrank.reporting"),
         autoescape=True,
@@ -78,9 +80,9 @@ def render(result: Result, columns: ReportData, name: str) -> str:
         findings=columns.findings,
         sections=sections(result, columns),
         metrics=list(_metrics(result)),
-        config="\n".join(_lines(result.config)),
-        host="\n".join(_lines(result.host)),
-        record=to_json(result),
+        config="\n".join(_lines(plain["config"])),
+        host="\n".join(_lines(plain["host"])),
+        record=record,
         plotly_js=get_plotlyjs(),
     )
 
@@ -103,4 +105,4 @@ def _lines(record: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and value:
             yield from _lines(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name} = {json.dumps(value, ensure_ascii=False, default=str)}"
+            yield f"{prefix}{name} = {json.dumps(value, ensure_ascii=False)}"

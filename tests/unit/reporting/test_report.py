@@ -14,7 +14,7 @@ from tests.unit.reporting.report_samples import TYPED, full_columns, full_result
 from tailrank.core.errors import DataError
 from tailrank.core.measurement import Validity
 from tailrank.reporting.report import render, write_page, write_report
-from tailrank.reporting.report_data import ReportData
+from tailrank.reporting.report_data import ReportData, SLALimit
 from tailrank.reporting.result import Result, write_result
 
 CHARTS = ["latency-cdf", "capacity-by-batch", "query-time", "learning-curve"]
@@ -123,6 +123,13 @@ def test_a_folder_without_a_result_is_refused_and_nothing_is_written(tmp_path: P
     with pytest.raises(DataError, match=r"result\.json"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_a_result_that_was_never_on_disk_are_shown_alike() -> None:
+    limit = SLALimit(percentile=95.0, latency_ms=10.0)
+    result = replace(full_result(), config={"sla": limit, "out": Path("runs/x")})
+    text = render(result, ReportData(), "tuned")
+    assert "sla.percentile = 95.0\nsla.latency_ms = 10.0\nout = &#34;runs/x&#34;" in text
 
 
 def test_settings_are_shown_one_per_line() -> None:

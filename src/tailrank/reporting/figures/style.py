@@ -101,7 +101,7 @@ def _style(figure: go.Figure) -> None:
     figure.update_layout(
         template="none",
         height=_HEIGHT,
-        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        margin={"l": 8, "r": 22, "t": 8, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": _FONT_SIZE},
