@@ -81,6 +81,15 @@ def test_a_resumed_run_goes_on_without_a_step_twice(tmp_path: Path) -> None:
     assert scalars(tmp_path / "cut/train") == scalars(tmp_path / "unbroken/train")
 
 
+def test_events_outlive_a_process_that_is_killed(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path, resume=False)
+    report(log, 1, 20)
+    found = scalars(tmp_path / "train")  # before anything is closed
+    assert list(found["train/logloss"]) == [10, 20]
+    assert list(found["validation/auc"]) == [15]
+    log.close()
+
+
 def test_a_run_that_does_not_clip_has_no_norm(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path, resume=False)
     report(log, 1, 10, clips=False)
