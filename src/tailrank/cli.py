@@ -17,7 +17,18 @@ from tailrank.core.errors import TailrankError
 from tailrank.core.exit_codes import ExitCode
 
 # In the order of a first walk through the package, which is also the order of `--help`.
-VERBS = ("demo", "train", "evaluate", "compare", "export", "profile", "tune", "report", "doctor")
+VERBS = (
+    "demo",
+    "schema",
+    "train",
+    "evaluate",
+    "compare",
+    "export",
+    "profile",
+    "tune",
+    "report",
+    "doctor",
+)
 
 
 def build_app() -> App:

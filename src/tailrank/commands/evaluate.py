@@ -32,7 +32,7 @@ def evaluate(
 
     Args:
         artifact: Folder of a trained model.
-        data: criteo:PATH, movielens:FOLDER, or synthetic:rows=N,seed=N.
+        data: criteo:PATH, movielens:FOLDER, table:FILE, or synthetic:rows=N,seed=N.
         split: Which part of the data, in time order.
         report: File for a page with charts, as in quality.html.
         quiet: Say nothing but errors and what explains an exit code.

@@ -77,7 +77,8 @@ def train(
     Args:
         model: Architecture: dlrm, factorization_machine, logistic_regression, or
             matrix_factorization (of one user and one item feature: see --features).
-        data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, or synthetic:rows=N,seed=N.
+        data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, table:FILE (Parquet or CSV,
+            with --schema), or synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
         epochs: Passes over the training rows at most.

@@ -31,6 +31,7 @@ from tailrank.data.movielens_file import (
     MovieLensRows,
     read_movielens,
 )
+from tailrank.data.queries import cut_queries
 from tailrank.features import (
     Feature,
     FeatureBatch,
@@ -128,19 +129,9 @@ class MovieLensDataset:
         order_Q = np.array(contiguous_range(self._queries.bounds, splits))
         if shuffle_seed is not None:
             order_Q = np.random.default_rng(shuffle_seed).permutation(order_Q)
-        end_Q = np.cumsum(self._queries.length_Q[order_Q])
-        num_rows = int(end_Q[-1])
-        for start in range(first_batch * batch_items, num_rows, batch_items):
-            stop = min(start + batch_items, num_rows)
-            first, last = np.searchsorted(end_Q, [start, stop - 1], side="right")
-            query_U = order_Q[first : last + 1]
-            place_U = self._queries.first_Q[query_U]
-            length_U = self._queries.length_Q[query_U]
-            left_out = start - (end_Q[first] - length_U[0])
-            place_U[0] += left_out
-            length_U[0] -= left_out
-            length_U[-1] -= end_Q[last] - stop
-            yield self._batch(query_U, place_U, length_U)
+        length_Q = self._queries.length_Q
+        for query_U, skip_U, length_U in cut_queries(order_Q, length_Q, batch_items, first_batch):
+            yield self._batch(query_U, self._queries.first_Q[query_U] + skip_U, length_U)
 
     def _batch(self, query_U: Ints, place_U: Ints, length_U: Ints) -> tuple[FeatureBatch, Labels]:
         """`length_U` items of each query, from `place_U` on."""

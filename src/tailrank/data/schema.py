@@ -7,6 +7,7 @@ disagree about a table they share is an error that names the place.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +21,7 @@ Encode = Literal["vocabulary", "hash", "id"]
 Transform = Literal["none", "log1p", "standardise"]
 KINDS: tuple[Kind, ...] = ("dense", "bag", "sequence")
 ENCODES: tuple[Encode, ...] = ("vocabulary", "hash", "id")
+_NAME = re.compile(r"[a-z0-9_]+")
 TRANSFORMS: tuple[Transform, ...] = ("none", "log1p", "standardise")
 
 
@@ -41,7 +43,7 @@ class FeatureColumn:
     """One feature and the column it is read from.
 
     Args:
-        name: unique in its schema.
+        name: unique in its schema; lower case letters, digits and _.
         column: where it stands; None: the column of the feature's name.
         side: `user` (same in all rows of a query) or `item`.
         kind: `dense` (a number), `bag` (one category, or a list whose order means nothing) or
@@ -100,9 +102,14 @@ class FeatureColumn:
 
     def _check_choices(self) -> None:
         """Refuse empty texts and words that are none of the choices."""
-        for field in ("name", "column", "table", "separator"):
+        for field in ("column", "separator"):
             if getattr(self, field) == "":
                 raise self._error(field, "a text that is not empty")
+        for field in ("name", "table"):
+            # They name metrics and files, and stand in lists on the command line.
+            value = getattr(self, field)
+            if value is not None and not _NAME.fullmatch(value):
+                raise self._error(field, "lower case letters, digits and _ (column may be any)")
         choices: tuple[tuple[str, tuple[str, ...]], ...] = (
             ("side", SIDES),
             ("kind", KINDS),
@@ -217,14 +224,14 @@ class Schema:
         """The schema as text that `parse_schema` reads.
 
         Args:
-            comments: lines to put above `label`, `query_id`, `time` and features, by name; those
-                of a feature under `feature NAME`.
+            comments: lines to put above `label`, `query_id`, `time` and features, by name, those of
+                a feature under `feature NAME`; an empty text is an empty line.
             end: lines of comment at the end.
         """
         comments, record, lines = comments or {}, self.to_dict(), []
         features = record.pop("feature")
         for key, value in record.items():
-            lines += [f"# {line}" for line in comments.get(key, ())]
+            lines += [f"# {line}" if line else "" for line in comments.get(key, ())]
             lines.append(f"{key} = {_toml(value)}")
         for feature in features:
             lines += ["", *(f"# {line}" for line in comments.get(f"feature {feature['name']}", ()))]

@@ -43,7 +43,7 @@ def numbers(block: TableBlock, column: str) -> Floats:
     """
     cells = block.frame[column]
     if cells.dtype == pl.String:
-        cells = _without_empty(cells)
+        cells = without_empty(cells)
         number_B = cells.cast(pl.Float64, strict=False)
         _refuse(block, column, number_B.is_null() & cells.is_not_null(), "expected a number")
     elif cells.dtype.is_numeric() or cells.dtype in (pl.Boolean, pl.Null):
@@ -93,7 +93,7 @@ def times(block: TableBlock, column: str, *, dates: bool) -> Floats:
     """
     cells = block.frame[column]
     if dates:
-        moment_B = _moments(cells)
+        moment_B = moments(cells)
         _refuse(block, column, moment_B.is_null(), f"expected {_A_TIME}, as in other rows")
         # Microseconds stay below 2 ** 53 for 285 years around 1970.
         return moment_B.cast(pl.Int64).cast(pl.Float64).to_numpy()
@@ -110,7 +110,7 @@ def holds_dates(cells: pl.Series) -> bool:
         return True
     if cells.dtype != pl.String:
         return False
-    first = _without_empty(cells).drop_nulls().head(1)
+    first = without_empty(cells).drop_nulls().head(1)
     return len(first) > 0 and first.cast(pl.Float64, strict=False).null_count() > 0
 
 
@@ -130,7 +130,7 @@ def texts(
     """
     cells = block.frame[column]
     if cells.dtype == pl.String and separator is not None:
-        cells = _without_empty(cells).str.split(separator)
+        cells = without_empty(cells).str.split(separator)
     if not isinstance(cells.dtype, (pl.List, pl.Array)):
         index_B = np.arange(len(cells))
         return Texts(_as_texts(block, column, cells, index_B), None)
@@ -148,7 +148,7 @@ def texts(
 def _as_texts(block: TableBlock, column: str, cells: pl.Series, row_L: Ints) -> pl.Series:
     """Scalars as texts; `row_L` names their rows."""
     if cells.dtype == pl.String:
-        return _without_empty(cells)
+        return without_empty(cells)
     if cells.dtype.is_float():
         # Columns of whole numbers with missing values often come as floats.
         whole_L = cells.cast(pl.Int64, strict=False)
@@ -160,13 +160,13 @@ def _as_texts(block: TableBlock, column: str, cells: pl.Series, row_L: Ints) -> 
     scalars = (pl.Categorical, pl.Enum, pl.Boolean, pl.Null)
     if not (cells.dtype.is_integer() or cells.dtype in scalars):
         raise block.wrong_type(column, "texts, whole numbers, or lists of them")
-    return _without_empty(cells.cast(pl.String))
+    return without_empty(cells.cast(pl.String))
 
 
-def _moments(cells: pl.Series) -> pl.Series:
+def moments(cells: pl.Series) -> pl.Series:
     """Dates as moments in microseconds; null where they are none."""
     if cells.dtype == pl.String:
-        cells = _without_empty(cells)
+        cells = without_empty(cells)
         try:
             cells = cells.str.to_datetime(time_unit="us", strict=False)
         except pl.exceptions.PolarsError:
@@ -176,7 +176,7 @@ def _moments(cells: pl.Series) -> pl.Series:
     )
 
 
-def _without_empty(cells: pl.Series) -> pl.Series:
+def without_empty(cells: pl.Series) -> pl.Series:
     """Texts with null for empty ones."""
     return cells.set(cells == "", None)
 

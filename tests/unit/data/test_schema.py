@@ -7,6 +7,7 @@ import pytest
 from tailrank.core.errors import ConfigError, DataError
 from tailrank.data.schema import FeatureColumn, LabelColumn, Schema, load_schema, parse_schema
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 FULL = Schema(
     label=LabelColumn(column="rating", at_least=3.5),
     query_id="session",
@@ -46,6 +47,12 @@ def test_a_small_file_has_defaults() -> None:
     assert schema.features == (FeatureColumn(name="item"),)
     assert schema.columns == ("clicked", "item")
     assert schema.features[0].source == schema.features[0].table_name == "item"
+
+
+def test_the_documented_schema_can_be_used() -> None:
+    document = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    schema = parse_schema(document.split("```toml\n")[1].split("```")[0], "docs/data.md")
+    assert {feature.kind for feature in schema.features} == {"bag", "sequence", "dense"}
 
 
 ITEM = 'label = "y"\n[[feature]]\nname = "item"\n'
