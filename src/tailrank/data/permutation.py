@@ -3,23 +3,28 @@
 A shuffled list of n positions costs 8 bytes a row; this costs none, and any part of the order can
 be had without the parts before it.
 
-Source: Feistel network as a random permutation: Luby and Rackoff, 1988; any length by cycle
-walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, section 3.
+Source: Feistel network as a random permutation: Luby and Rackoff, 1988; for any length, with cycle
+walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, sections 3 and 5.
 Deviation: the round function is a 64-bit mixer, good for statistics and not for secrets.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError
 
-# Four rounds are the theory's minimum with perfect round functions; short halves need more: with
-# 8 rounds, orders of 5 to 7 rows over 20,000 seeds fail a chi-square test, with 12 they pass.
-_ROUNDS = 12
+Words = NDArray[np.uint64]
+
+# Four rounds are the theory's minimum with perfect round functions. Orders of five rows are not
+# equally likely with four and six, by a chi-square test over 10,000 seeds; with eight they are.
+_ROUNDS = 8
 # The multipliers of splitmix64: Steele, Lea and Flood, 2014.
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_HALF = np.uint64(32)
 
 
 class Permutation:
@@ -38,16 +43,15 @@ class Permutation:
             if value < least:
                 raise ConfigError(field, value, f"at least {least}")
         self.length = length
-        bits = max(2, (length - 1).bit_length())
-        # The word in two parts of these bits; they differ by one where the bits are odd.
-        self._low_bits, self._high_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+        # Two digits of nearly equal base; together they count only a little past the length.
+        base = math.isqrt(length - 1) + 1
+        self._bases = np.uint64(base), np.uint64(-(-length // base))
         self._keys = np.random.SeedSequence(seed).generate_state(_ROUNDS, np.uint64)
 
     def range(self, first: int, last: int) -> NDArray[np.int64]:
         """The rows at positions [first, last) of the order."""
         row = self._step(np.arange(first, last, dtype=np.uint64))
-        # The network permutes a power of two, at most twice the length (or 4): what lands outside
-        # the length walks on along its cycle, which leads back inside.
+        # What lands outside the length walks on along its cycle, which leads back inside.
         outside = np.flatnonzero(row >= self.length)
         while len(outside):
             walked = self._step(row[outside])
@@ -55,25 +59,24 @@ class Permutation:
             outside = outside[walked >= self.length]
         return row.view(np.int64)
 
-    def _step(self, word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _step(self, word: Words) -> Words:
         """The network."""
-        one = np.uint64(1)
-        low = word & ((one << self._low_bits) - one)
-        high = word >> self._low_bits
+        digits = [word % self._bases[0], word // self._bases[0]]
         for number, key in enumerate(self._keys):
-            if number % 2 == 0:
-                low ^= self._mix(high, key) >> (np.uint64(64) - self._low_bits)
-            else:
-                high ^= self._mix(low, key) >> (np.uint64(64) - self._high_bits)
-        high <<= self._low_bits
-        high |= low
-        return high
+            base, digit = self._bases[number % 2], digits[number % 2]
+            digit += _mix(digits[1 - number % 2], key) * base >> _HALF
+            # Below twice the base: what is below the base wraps round and is not the minimum.
+            np.minimum(digit, digit - base, out=digit)
+        digits[1] *= self._bases[0]
+        digits[1] += digits[0]
+        return digits[1]
 
-    @staticmethod
-    def _mix(half: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-        """A word whose every bit depends on all of `half` and the key."""
-        mixed = half + key
-        mixed *= _MIX_1
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= _MIX_2
-        return mixed
+
+def _mix(digit: Words, key: np.uint64) -> Words:
+    """32 bits, each of which depends on all of the digit and the key."""
+    mixed = digit + key
+    mixed *= _MIX_1
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= _MIX_2
+    mixed >>= _HALF
+    return mixed
