@@ -76,17 +76,17 @@ class CategoryIndex:
         """Codes of keys of any shape; `ABSENT` where unknown."""
         slot = self._home(key)
         code = self._slot_code.take(slot)
-        flat = code.reshape(-1)
-        place = np.flatnonzero(self._key_of_code.take(code) != key)
-        wanted, slot, seen = key.reshape(-1)[place], slot.reshape(-1)[place], flat[place]
-        while len(place):
-            going = seen != ABSENT  # a free slot ends the search
-            place, wanted, slot = place[going], wanted[going], slot[going]
-            slot = (slot + 1) & self._mask
+        flat, wanted, slot = code.reshape(-1), key.reshape(-1), slot.reshape(-1)
+        # A free slot ends a search, and so does the key.
+        going = np.flatnonzero((self._key_of_code.take(flat) != wanted) & (flat != ABSENT))
+        place = going
+        while len(going):
+            wanted = wanted.take(going)
+            slot = (slot.take(going) + 1) & self._mask
             seen = self._slot_code.take(slot)
             flat[place] = seen
-            going = self._key_of_code.take(seen) != wanted
-            place, wanted, slot, seen = place[going], wanted[going], slot[going], seen[going]
+            going = np.flatnonzero((self._key_of_code.take(seen) != wanted) & (seen != ABSENT))
+            place = place.take(going)
         return code
 
     def code(self, key: Keys) -> Codes:
