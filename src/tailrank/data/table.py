@@ -1,6 +1,6 @@
 """Any table of clicks as a data set: a Parquet or CSV file and a schema of its columns.
 
-The file is parsed once into memory-mapped columns in a temporary folder, so that any order of rows
+The file is parsed once into memory-mapped columns in temporary files, so that any order of rows
 costs no memory. Rows are ordered by time and split; rows of one query stay together, share one
 user row and are shuffled as one. A missing number is 0 after its transform (the mean, where that
 is `standardise`); a missing category is a row of its table, another than that of unknown ones; a

@@ -103,8 +103,6 @@ class TableColumns:
         self.texts: dict[str, pl.Series] = {
             name: book.texts for name, book in parser.books.items() if book.buckets is None
         }
-        # The folder lives as long as its columns are in use.
-        self._store = store
 
 
 def dense_features(schema: Schema, side: Side) -> list[FeatureColumn]:
