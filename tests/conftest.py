@@ -6,8 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests train small models: a second thread gains little and waits long on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,6 @@ from tailrank.training.recipe import RECIPES
 SMALL = "synthetic:rows=5600,num_embeddings=40"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These layers are small: a second thread gains little and waits long on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_synthetic_labels_are_learned_within_two_hundredths(seed: int) -> None:
     dataset = SyntheticDataset(SyntheticConfig(seed=seed))
