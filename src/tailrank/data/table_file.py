@@ -1,9 +1,8 @@
 """Reads a table of clicks block by block: Parquet, or CSV with a header, plain or gzip.
 
 Memory does not grow with the file. Every fault is named by line (CSV) or row (Parquet), column and
-value; to find the line, only the block that holds it is read again, with the standard library's
-parser. Cells of CSV are texts here: what they mean is for the schema to say, which this module does
-not know.
+value; to find the line of a cell, only the block that holds it is read again. Cells of CSV are
+texts here: what they mean is for the schema to say, which this module does not know.
 """
 
 from __future__ import annotations
@@ -225,13 +224,10 @@ class _CsvFile:
         piece = next(piece for piece in reversed(self._pieces) if piece.first_row <= row)
         with self._unpacked() as (file, _):
             file.seek(piece.offset)
-            text = file.read(piece.num_bytes).decode()
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._separator)
-        line = piece.first_line + 1
-        for _ in range(row - piece.first_row):
-            next(reader)
-            line = piece.first_line + reader.line_num + 1
-        value = next(reader)[list(self.columns).index(column)]
+            frame = self._parse(file.read(piece.num_bytes), piece.first_line)
+        index = row - piece.first_row
+        line = piece.first_line + 1 + index + _count_in_cells(frame.head(index), "\n")
+        value = frame[column][index] or ""
         return DataError(self.path, reason, line=line, column=column, value=value)
 
     def _chunks(self) -> Iterator[bytes]:

@@ -29,6 +29,7 @@ from tailrank.data.vocabulary import FIRST_KNOWN_ID, MISSING_ID
 from tailrank.features import SIDES
 
 FITTED_FILE = "vocabulary.safetensors"
+_SPREAD_MIN = 1e-12  # of the mean; in double precision, equal values seem to differ by less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -180,8 +181,10 @@ def _spreads(
         std_N = np.sqrt(square_N / np.maximum(count_N, 1))
         for feature, mean, std in zip(features, mean_N, std_N, strict=True):
             if feature.transform == "standardise":
-                # A column without spread says nothing; any divisor will do but zero.
-                spread[feature.name] = (float(mean), float(std) or 1.0)
+                # A column without spread says nothing: another value in other rows must not be
+                # divided by the rounding error of its mean.
+                has_spread = std > _SPREAD_MIN * abs(mean)
+                spread[feature.name] = (float(mean), float(std) if has_spread else 1.0)
     return spread
 
 

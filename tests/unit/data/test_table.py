@@ -425,3 +425,13 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert told[-1][1].endswith(" rows/s")
     assert list((tmp_path / "s").iterdir()) == [], "its files have no names, whoever is killed"
     assert dataset.num_rows(SPLITS) == len(make_rows())
+
+
+def test_a_column_that_is_constant_in_training_is_not_blown_up(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    price = [0.1] * 69 + [0.2]
+    pl.DataFrame({"y": [0, 1] * 35, "a": ["x"] * 70, "price": price}).write_parquet(path)
+    dense = FeatureColumn(name="price", kind="dense", transform="standardise")
+    schema = Schema(label=LabelColumn(column="y"), features=(FeatureColumn(name="a"), dense))
+    batch, _ = next(open_file(path, schema).batches(("test",), 70))
+    assert batch.item.dense_RN.abs().max() == pytest.approx(0.1, abs=1e-6)

@@ -82,6 +82,14 @@ def test_a_cell_is_named_by_the_line_where_its_row_begins(
         assert (error.line, error.value, error.column) == (line, value, "n")
 
 
+def test_a_bad_cell_behind_a_very_long_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f'ids,n\n"{"1|" * 100_000}\n2",3\n4,x\n')
+    file = open_table(path)
+    assert sum(block.frame.height for block in file.blocks(["n"])) == 2
+    assert (file.fault(1, "n", "no good").line, file.fault(1, "n", "no good").value) == (4, "x")
+
+
 @pytest.mark.parametrize("block_rows", [1, 2, 100])
 def test_every_cell_of_a_parquet_file_arrives(tmp_path: Path, monkeypatch, block_rows) -> None:
     monkeypatch.setattr(table_file, "_BLOCK_ROWS", block_rows)
