@@ -17,6 +17,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,7 +273,7 @@ def _read_arrays(file: Path) -> dict[str, Ints]:
             if missing:
                 raise DataError(file, "no such array", column=missing[0])
             columns = {name: arrays[name] for name in _RATING_COLUMNS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(file, f"not a sound .npz file ({error})") from None
     for name, values in columns.items():
         shape, rows = values.shape, columns["user"].shape

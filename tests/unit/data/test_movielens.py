@@ -1,5 +1,6 @@
 """MovieLens as queries: against a slow statement, histories, batches, and all kinds of bad file."""
 
+import io
 from itertools import pairwise
 from pathlib import Path
 
@@ -281,6 +282,25 @@ def test_missing_and_empty_files_are_named(folder: Path, tmp_path: Path, name: s
         read_movielens(tmp_path)
 
 
+def np_bytes(array: np.ndarray) -> bytes:
+    """An .npy file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_damage_inside_packed_arrays_is_named(folder: Path, tmp_path: Path) -> None:
+    for name in ("users.dat", "movies.dat"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    file = tmp_path / "ml1m_ratings_file_order.npz"
+    np.savez_compressed(file, user=np.arange(999), movie=np.arange(999), rating=np.arange(999))
+    text = bytearray(file.read_bytes())
+    text[100:200] = b"\xff" * 100
+    file.write_bytes(text)
+    with pytest.raises(DataError, match=r"not a sound \.npz file"):
+        read_movielens(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
@@ -289,6 +309,7 @@ def test_missing_and_empty_files_are_named(folder: Path, tmp_path: Path, name: s
         ({"user": [1], "movie": [2], "rating": [4.5]}, "column 'rating': float64 array"),
         ({"user": [1], "movie": [3], "rating": [5]}, ":1: column 'movie', value 3: not in movies"),
         (b"not a zip", r"not a sound \.npz file"),
+        (np_bytes(np.arange(3)), r"not a sound \.npz file"),
     ],
 )
 def test_bad_arrays_are_named(
