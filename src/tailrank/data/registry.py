@@ -102,6 +102,7 @@ def open_dataset(
         DataError: the file cannot be used.
     """
     name, settings = DatasetName.parse(text), settings or DataSettings()
+    _refuse_unused(name.kind, settings)
     if name.kind == "table":
         dataset: Dataset = _open_table(name, settings, fitted, schema, scratch, progress)
     elif schema is not None:
@@ -109,6 +110,14 @@ def open_dataset(
     else:
         dataset = _open(name, settings, fitted, scratch, progress)
     return dataset if settings.features is None else select_features(dataset, settings.features)
+
+
+def _refuse_unused(kind: str, settings: DataSettings) -> None:
+    """Refuse settings that this kind of data would ignore."""
+    if settings.integer_buckets and kind != "criteo":
+        raise ConfigError("--integer-buckets", True, f"nothing: {kind} has no Criteo integers")
+    if settings.min_count != DataSettings().min_count and kind in ("movielens", "synthetic"):
+        raise ConfigError("--min-count", settings.min_count, f"nothing: {kind} knows every id")
 
 
 def _open(

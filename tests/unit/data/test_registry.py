@@ -24,6 +24,20 @@ def test_other_texts_are_refused(text: str) -> None:
         open_dataset(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "settings", "flag"),
+    [
+        ("synthetic:rows=800", DataSettings(integer_buckets=True), "--integer-buckets"),
+        ("table:t.csv", DataSettings(integer_buckets=True), "--integer-buckets"),
+        ("synthetic:rows=800", DataSettings(min_count=5), "--min-count"),
+        ("movielens:folder", DataSettings(min_count=5), "--min-count"),
+    ],
+)
+def test_settings_that_the_data_would_ignore_are_refused(text, settings, flag) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        open_dataset(text, settings)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(DataError, match=r"nowhere/log\.tsv: No such file"):
         open_dataset("criteo:nowhere/log.tsv")
