@@ -16,6 +16,7 @@ import torch
 
 from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel, build_model
+from tailrank.training.loop import check_selection, check_warmup
 from tailrank.training.recipe import Recipe
 from tailrank.training.step import TrainStep
 
@@ -54,11 +55,13 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
     """
     config = recipe.training
     num_rows = {split: dataset.num_rows((split,)) for split in SPLITS}
+    steps_per_epoch = math.ceil(num_rows["train"] / config.batch_items)
+    steps = config.steps or config.epochs * steps_per_epoch
+    check_warmup(config, max(config.epochs * steps_per_epoch, steps))
+    check_selection(config, dataset)
     model = build_model(recipe.model_config(dataset.spec), config.seed)
     step_s = _step_seconds(model, dataset, recipe)
     row_s = _evaluation_seconds(model, dataset)
-    steps_per_epoch = math.ceil(num_rows["train"] / config.batch_items)
-    steps = config.steps or config.epochs * steps_per_epoch
     evaluations = math.ceil(steps / (config.evaluate_every or steps_per_epoch))
     seconds = steps * step_s + (evaluations * num_rows["validation"] + num_rows["test"]) * row_s
     if refit:

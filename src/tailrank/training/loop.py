@@ -90,6 +90,30 @@ def refit_config(
     return replace(config, steps=max(1, round(result.best_step * all_rows / rows)))
 
 
+def check_warmup(config: TrainingConfig, num_steps: int) -> None:
+    """Refuse a warm-up that would never end.
+
+    Raises:
+        ConfigError: it has as many steps as are planned, or more.
+    """
+    if config.warmup_steps >= num_steps:
+        allowed = f"less than the {num_steps} steps planned"
+        raise ConfigError("warmup_steps", config.warmup_steps, allowed)
+
+
+def check_selection(config: TrainingConfig, dataset: Dataset) -> None:
+    """Refuse a metric per group for rows without groups, before hours of work.
+
+    Raises:
+        ConfigError: the validation rows cannot have the metric to select by.
+    """
+    if config.select_by in ("grouped_auc", "ndcg_at_10"):
+        _, labels = next(iter(dataset.batches(("validation",), 1)))
+        if labels.group_B is None:
+            allowed = f"logloss or auc: rows of {dataset.name} have no groups"
+            raise ConfigError("select_by", config.select_by, allowed)
+
+
 @dataclass(frozen=True, slots=True)
 class _Listeners:
     """Who is told and asked; see `fit`."""
@@ -122,9 +146,7 @@ class _Run:
         self.result = TrainingResult()
         self._loss_sum, self._loss_steps = 0.0, 0  # since the last evaluation
         self._save_due_ns = 0
-        if config.warmup_steps >= self.horizon:
-            allowed = f"less than the {self.horizon} steps planned"
-            raise ConfigError("warmup_steps", config.warmup_steps, allowed)
+        check_warmup(config, self.horizon)
         self._identity = {
             **{name: value for name, value in config.to_dict().items() if name not in _CADENCE},
             "data": dataset.fingerprint,
@@ -138,7 +160,7 @@ class _Run:
         if resume and (self.folder / LATEST_FILE).exists():
             self._resume()
         elif self.validates:
-            self._check_selection()
+            check_selection(self.config, self.dataset)
         result = self.result
         self._plan_save(0)
         while not result.finished:
@@ -235,14 +257,6 @@ class _Run:
             f"validation_{name}": None if math.isnan(values[name]) else values[name]
             for name in get_args(SelectBy)
         }
-
-    def _check_selection(self) -> None:
-        """Refuse a metric per group for rows without groups, before hours of work."""
-        if self.config.select_by in ("grouped_auc", "ndcg_at_10"):
-            _, labels = next(iter(self.dataset.batches(("validation",), 1)))
-            if labels.group_B is None:
-                allowed = f"logloss or auc: rows of {self.dataset.name} have no groups"
-                raise ConfigError("select_by", self.config.select_by, allowed)
 
     def _best_file(self) -> Path:
         """Where the best weights are; by step, as `LATEST_FILE` may be older than the newest."""

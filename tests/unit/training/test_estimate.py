@@ -42,3 +42,21 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
     for expected in ("user_0", "500", "train 4,000", "memory", "samples/s", "nothing was trained"):
         assert expected in printed
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("--warmup-steps", "99"), ("--select-by", "grouped_auc")]
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    tmp_path: Path, capsys, setting: str, value: str
+) -> None:
+    log, schema = tmp_path / "t.csv", tmp_path / "schema.toml"
+    log.write_text("y,a,b\n" + "".join(f"{row % 2},{row % 3},{row % 5}\n" for row in range(70)))
+    schema.write_text('label = "y"\n[[feature]]\nname = "a"\n[[feature]]\nname = "b"\n')
+    words = ["train", "dlrm", "--data", f"table:{log}", "--schema", str(schema)]
+    words += ["--out", str(tmp_path / "run"), setting, value]
+    said = []
+    for more in ([], ["--dry-run"]):
+        assert main([*words, *more]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
