@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,49 @@ def test_train_writes_a_result_and_evaluate_agrees_with_it(model: Path, capsys) 
     )  # fmt: skip
     assert code == 0
     assert result["metrics"]["auc_test"] == pytest.approx(trained.metrics["auc_test"], abs=1e-9)
+
+
+def test_rows_that_the_model_never_saw_are_all_scored(model: Path, tmp_path: Path, capsys) -> None:
+    data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
+    page = tmp_path / "all.html"
+    code, result = run_json(
+        capsys, "evaluate", str(model), "--data", data, "--split", "all", "--report", str(page)
+    )
+    assert (code, result["metrics"]["num_rows_all"]) == (0, 7000)
+    assert "on all rows" in page.read_text()
+
+
+def test_a_run_that_failed_at_once_does_not_stand_in_the_way(tmp_path: Path, capsys) -> None:
+    rates = ["--lr", "900", "--table-lr", "900", "--optimizer", "sgd", "--table-optimizer", "sgd"]
+    words = ["train", "dlrm", "--data", "synthetic:rows=800", "--batch-items", "16"]
+    words += ["--out", str(tmp_path / "run"), "--quiet"]
+    assert main([*words, *rates]) == 2
+    assert "no longer finite" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("key", ["recipe", "fitted_fingerprint"])
+def test_a_model_of_another_version_is_refused_in_one_line(
+    model: Path, tmp_path: Path, capsys, key: str
+) -> None:
+    other = shutil.copytree(model, tmp_path / "other")
+    record = json.loads((other / "model.json").read_text())
+    del record["training"][key]
+    (other / "model.json").write_text(json.dumps(record))
+    assert main(["evaluate", str(other), "--data", "synthetic:rows=7000"]) == 2
+    assert "another version of tailrank" in capsys.readouterr().err
+
+
+def test_an_export_without_both_classes_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
+    log, schema = tmp_path / "t.csv", tmp_path / "schema.toml"
+    log.write_text("y,a,b\n" + "".join(f"0,{row % 3},{row % 5}\n" for row in range(70)))
+    schema.write_text('label = "y"\n[[feature]]\nname = "a"\n[[feature]]\nname = "b"\n')
+    data, run = f"table:{log}", str(tmp_path / "run")
+    words = ["train", "dlrm", "--data", data, "--schema", str(schema), "--out", run, "--quiet"]
+    assert main(words) == 0
+    words = ["export", run, "--precision", "rows=bf16", "--data", data]
+    assert main([*words, "--out", str(tmp_path / "b"), "--quiet"]) == 2
+    assert "both classes" in capsys.readouterr().err
 
 
 def charts(page: Path) -> list[str]:
@@ -215,6 +259,8 @@ TUNE = ["tune", "preset:dlrm-rmc1", "--scale", "0.0001", "--sla", "p95=10ms"]
         (["train", "dlrm", "--data", "parquet:x"], "criteo:PATH"),
         (["train", "transformer", "--data", "synthetic:"], "dlrm"),
         (["train", "dlrm", "--data", "synthetic:rows=banana"], "banana"),
+        (["train", "dlrm", "--data", "synthetic:rows=800", "--bottom-mlp", "0-4"], "positive"),
+        (["train", "dlrm", "--data", "synthetic:rows=800", "--features", "item_0"], "two features"),
         (["tune", "preset:dlrm-rmc9", "--sla", "p95=10ms"], "dlrm-rmc1"),
         (["tune", "/nowhere/model", "--sla", "p95=10ms"], "/nowhere/model"),
         (["tune", "preset:dlrm-rmc1", "--scale", "1e4", "--sla", "p95=10ms"], "on this host"),

@@ -17,7 +17,7 @@ def evaluate(
     artifact: Path,
     *,
     data: str,
-    split: Literal["train", "validation", "test"] = "test",
+    split: Literal["train", "validation", "test", "all"] = "test",
     report: Path | None = None,
     quiet: bool = False,
     json: bool = False,
@@ -33,12 +33,13 @@ def evaluate(
     Args:
         artifact: Folder of a trained model.
         data: criteo:PATH, movielens:FOLDER, table:FILE, or synthetic:rows=N,seed=N.
-        split: Which part of the data, in time order.
+        split: Which part of the data, in time order; all is for rows that the model never saw.
         report: File for a page with charts, as in quality.html.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.core.files import check_writable
+    from tailrank.data.dataset import SPLITS
     from tailrank.inference.ranker import load_model
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
@@ -55,8 +56,9 @@ def evaluate(
     with console.progress("read") as progress:
         dataset = open_for(artifact, record, data, progress)
         progress.begin("score")
+        splits = SPLITS if split == "all" else (split,)
         scored = score(
-            model, dataset, (split,), lambda done, total: progress.count(done, total, "rows")
+            model, dataset, splits, lambda done, total: progress.count(done, total, "rows")
         )
     values = scored.compute().to_dict()
     metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
@@ -93,9 +95,14 @@ def open_for(
     if kind != trained.get("data"):
         trained_on = trained.get("data", "something else")
         raise ConfigError("--data", data, f"{trained_on}:…, as the model was trained on")
-    settings = DataSettings.from_dict(trained["recipe"]["data"])
+    try:
+        settings = DataSettings.from_dict(trained["recipe"]["data"])
+        fitted_fingerprint = trained["fitted_fingerprint"]
+    except (KeyError, TypeError) as error:
+        reason = f"trained by another version of tailrank ({error}); train it again"
+        raise DataError(artifact, reason) from None
     dataset = open_dataset(data, settings, fitted=artifact, progress=progress)
-    if dataset.fitted_fingerprint != trained["fitted_fingerprint"]:
+    if dataset.fitted_fingerprint != fitted_fingerprint:
         raise DataError(artifact, "holds a vocabulary that is not this model's")
     if dataset.spec != record.config.spec:
         raise ConfigError("--data", data, "rows with the features that the model was trained on")

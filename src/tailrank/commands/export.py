@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -68,6 +69,8 @@ def export(
         dataset = open_for(artifact, record, data, progress)
         progress.begin("score in fp32")
         before = evaluate(model, dataset, (split,), count).compute()
+        if math.isnan(before.auc):
+            raise ConfigError("--data", data, f"{split} rows of both classes, to judge a drop by")
         round_weights(model, wanted)
         progress.begin(f"score in {wanted}")
         scored = evaluate(model, dataset, (split,), count)

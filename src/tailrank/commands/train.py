@@ -267,7 +267,8 @@ def _check_checkpoints(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
     if resume and not folder.is_dir():
         raise ConfigError("--resume", str(folder), "the checkpoints of an interrupted run")
-    if folder.is_dir() and not resume and not overwrite:
+    begun = any(folder.glob("*/*.safetensors"))  # a run that failed at once leaves none
+    if begun and not resume and not overwrite:
         raise ConfigError(
             "--out", str(folder), "no interrupted run here; --resume or --overwrite it"
         )

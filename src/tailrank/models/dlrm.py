@@ -46,11 +46,16 @@ class DLRMConfig:
             raise ConfigError("top_mlp", self.top_mlp, "positive widths of which the last is 1")
         if bool(self.bottom_mlp) != bool(self.num_dense):
             raise ConfigError("bottom_mlp", self.bottom_mlp, "widths if any feature is dense")
+        if any(width < 1 for width in self.bottom_mlp):
+            raise ConfigError("bottom_mlp", self.bottom_mlp, "positive widths")
         if not self.num_sparse:
             raise ConfigError("spec", "no sparse feature", "at least one bag")
         dim = self.spec.tables[0].embedding_dim
         if self.interaction == "dot" and self.bottom_mlp and self.bottom_mlp[-1] != dim:
             raise ConfigError("bottom_mlp", self.bottom_mlp, f"a last width of {dim}, the dim")
+        if not self.top_input_width:
+            allowed = "two features or more, as dot reads pairs; or --interaction cat"
+            raise ConfigError("features", [f.name for f in self.spec.features], allowed)
 
     @classmethod
     def for_spec(

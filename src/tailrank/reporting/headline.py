@@ -198,7 +198,7 @@ def _quality(result: Result, columns: ReportData) -> Headline | None:
     split = _split(metrics)
     if split is None:
         return None
-    sentence = f"The model reaches AUC {metrics[f'auc_{split}']:.4f} on the {split} part"
+    sentence = f"The model reaches AUC {metrics[f'auc_{split}']:.4f} on {_part(split)}"
     attainable = metrics.get("auc_attainable")
     sentence += f", of {attainable:.4f} attainable." if attainable is not None else "."
     return Headline(sentence, tuple(_quality_figures(metrics)[:_NUM_FIGURES]))
@@ -206,7 +206,12 @@ def _quality(result: Result, columns: ReportData) -> Headline | None:
 
 def _split(metrics: Mapping[str, float]) -> str | None:
     """The part of the data that a model was judged on; the test part goes first."""
-    return next((s for s in ("test", "validation", "train") if f"auc_{s}" in metrics), None)
+    return next((s for s in ("test", "validation", "train", "all") if f"auc_{s}" in metrics), None)
+
+
+def _part(split: str | None) -> str:
+    """A part of the data in words."""
+    return "all rows" if split == "all" else f"the {split} part"
 
 
 def _quality_figures(metrics: Mapping[str, float]) -> list[Figure]:
@@ -214,13 +219,17 @@ def _quality_figures(metrics: Mapping[str, float]) -> list[Figure]:
     split = _split(metrics)
     figures = []
     for name, unit, label in (
-        (f"auc_{split}", "AUC", "over all rows of the {split} part"),
+        (
+            f"auc_{split}",
+            "AUC",
+            "over all rows" if split == "all" else f"over all rows of {_part(split)}",
+        ),
         (f"grouped_auc_{split}", "AUC", "inside each user's rows"),
         (f"ndcg_at_10_{split}", "NDCG@10", "over each user's candidates"),
-        (f"logloss_{split}", "logloss", "on the {split} part"),
+        (f"logloss_{split}", "logloss", f"on {_part(split)}"),
     ):
         if (value := metrics.get(name)) is not None:
-            figures.append(Figure(f"{value:.4f}", unit, label.format(split=split)))
+            figures.append(Figure(f"{value:.4f}", unit, label))
     if (speed := metrics.get("train_samples_per_s")) is not None:
         figures.append(Figure(number(speed), "samples/s", "training, reading included"))
     if (calibration := metrics.get(f"calibration_{split}")) is not None:

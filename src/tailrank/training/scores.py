@@ -45,6 +45,6 @@ def load_scores(folder: Path) -> tuple[BinaryMetrics, str]:
         scored.update(frame["score"].to_numpy(), frame["label"].to_numpy(), groups)
     except FileNotFoundError:
         raise DataError(file, "no test scores here; is it the folder of a trained model?") from None
-    except (pl.exceptions.PolarsError, OSError, KeyError, ConfigError) as error:
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError, ConfigError) as error:
         raise DataError(file, f"damaged: {(str(error).splitlines() or ['?'])[0]}") from None
     return scored, rows_fingerprint

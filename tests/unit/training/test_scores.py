@@ -35,3 +35,9 @@ def test_missing_and_damaged_scores_are_named(tmp_path: Path) -> None:
     pl.DataFrame({"score": [0.5]}).write_parquet(tmp_path / SCORES_FILE)
     with pytest.raises(DataError, match="damaged"):
         load_scores(tmp_path)
+    columns = {"score": ["high"], "label": [1]}
+    pl.DataFrame(columns).write_parquet(
+        tmp_path / SCORES_FILE, metadata={"tailrank_rows_fingerprint": "abc"}
+    )
+    with pytest.raises(DataError, match="damaged"):
+        load_scores(tmp_path)
