@@ -11,6 +11,7 @@ over users; `lead_in_spreads` is the difference over the larger of the two sprea
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tailrank.metrics import BinaryMetrics, paired_bootstrap
 from tailrank.reporting.result import Result, to_json, write_result
 from tailrank.training.procedure import train_and_test
 from tailrank.training.recipe import recipe_for
+from tailrank.training.scores import load_scores, save_scores
 
 MODELS = ("logistic_regression", "matrix_factorization", "factorization_machine", "dlrm")
 METRICS = ("auc", "logloss", "grouped_auc", "ndcg_at_10")
@@ -33,6 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED, help="the folder of MovieLens-1M")
     parser.add_argument("--quick", action="store_true", help="one seed, a tenth of a pass")
+    parser.add_argument("--runs", type=Path, help="folder that keeps finished runs for a rerun")
+    parser.add_argument("--only", choices=MODELS, help="just this model, into --runs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
@@ -40,6 +44,10 @@ def main() -> None:
         return
     torch.set_num_threads(1)  # small layers; and a run repeats bit for bit
     seeds = SEEDS[:1] if arguments.quick else SEEDS
+    if arguments.only:
+        for seed in seeds:
+            test_of(arguments.only, arguments, seed)
+        return
     tests = {model: [test_of(model, arguments, seed) for seed in seeds] for model in MODELS}
     metrics = values_of(tests)
     intervals = compare_with_dlrm(tests, metrics, 100 if arguments.quick else 1000)
@@ -64,13 +72,20 @@ def test_of(model: str, arguments: argparse.Namespace, seed: int) -> BinaryMetri
     """The scores of the test rows after one training run with the model's recipe."""
     recipe = recipe_for(model, "movielens")
     training = replace(recipe.training, seed=seed)
-    dataset = open_dataset(f"movielens:{arguments.data}", recipe.data)
     if arguments.quick:
         training = replace(training, steps=70, evaluate_every=70)
-    trained = train_and_test(dataset, replace(recipe, training=training))
+    recipe = replace(recipe, training=training)
+    digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+    kept = None if arguments.runs is None else arguments.runs / f"{model}-{seed}-{digest}"
+    if kept is not None and kept.is_dir():
+        return load_scores(kept)[0]
+    dataset = open_dataset(f"movielens:{arguments.data}", recipe.data)
+    trained = train_and_test(dataset, recipe)
     assert trained is not None
-    values = trained.test.compute()
-    print(model, seed, trained.chosen.best_step, values, flush=True)
+    print(model, seed, trained.chosen.best_step, trained.metrics(), flush=True)
+    if kept is not None:
+        kept.mkdir(parents=True)
+        save_scores(kept, trained.test, dataset.rows_fingerprint)
     return trained.test
 
 

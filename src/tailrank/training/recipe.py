@@ -84,6 +84,13 @@ RECIPES = {
             batch_items=128, lr=0.01, table_lr=0.03, lr_schedule="linear", evaluate_every=192
         ),
     ),
+    # Vectors side by side: here an MLP on their products learns the training rows by heart.
+    ("dlrm", "movielens"): Recipe(
+        sizes={"interaction": "cat", "top_mlp": (128, 64)},
+        training=TrainingConfig(
+            batch_items=1024, epochs=15, lr=0.01, table_lr=0.1, table_l2=6e-5, evaluate_every=350
+        ),
+    ),
     ("dlrm", "synthetic"): Recipe(
         training=TrainingConfig(
             batch_items=1024, epochs=2, lr=0.03, table_lr=0.1, lr_schedule="linear"
@@ -117,5 +124,39 @@ RECIPES = {
         architecture="factorization_machine",
         data=DataSettings(embedding_dim=5),
         training=TrainingConfig(batch_items=1024, epochs=2, lr=0.03, table_lr=0.1),
+    ),
+    ("logistic_regression", "movielens"): Recipe(
+        architecture="logistic_regression",
+        data=DataSettings(embedding_dim=1),
+        training=TrainingConfig(
+            batch_items=1024, epochs=15, lr=0.03, table_lr=0.03, evaluate_every=350
+        ),
+    ),
+    ("matrix_factorization", "movielens"): Recipe(
+        architecture="matrix_factorization",
+        data=DataSettings(embedding_dim=17, features=("user_id", "movie_id")),
+        training=TrainingConfig(
+            batch_items=1024, epochs=15, lr=0.1, table_lr=0.1, table_l2=3e-5, evaluate_every=350
+        ),
+    ),
+    # Without the history, which its pairs are worse for on validation rows.
+    ("factorization_machine", "movielens"): Recipe(
+        architecture="factorization_machine",
+        data=DataSettings(
+            embedding_dim=17,
+            features=(
+                "user_id",
+                "gender",
+                "age",
+                "occupation",
+                "zip",
+                "movie_id",
+                "genres",
+                "year",
+            ),
+        ),
+        training=TrainingConfig(
+            batch_items=1024, epochs=15, lr=0.1, table_lr=0.1, table_l2=1e-5, evaluate_every=350
+        ),
     ),
 }
