@@ -129,7 +129,7 @@ RECIPES = {
         architecture="logistic_regression",
         data=DataSettings(embedding_dim=1),
         training=TrainingConfig(
-            batch_items=1024, epochs=15, lr=0.03, table_lr=0.03, evaluate_every=350
+            batch_items=1024, epochs=15, lr=0.1, table_lr=0.1, evaluate_every=350
         ),
     ),
     ("matrix_factorization", "movielens"): Recipe(
