@@ -162,6 +162,9 @@ class Schema:
                     feature.source,
                     "any but the label's, which a feature would give away",
                 )
+        for key in ("query_id", "time"):
+            if getattr(self, key) == self.label.column:
+                raise ConfigError(key, self.label.column, "any column but the label's")
         self._check_tables()
 
     @property

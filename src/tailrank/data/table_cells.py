@@ -164,9 +164,13 @@ def _as_texts(block: TableBlock, column: str, cells: pl.Series, row_L: Ints) -> 
 
 
 def moments(cells: pl.Series) -> pl.Series:
-    """Dates as moments in microseconds; null where they are none."""
+    """Dates as moments in microseconds; null where they are none.
+
+    Texts begin with the year: of `01/02/2024` nobody can say which is the month.
+    """
     if cells.dtype == pl.String:
         cells = without_empty(cells)
+        cells = cells.set(~cells.str.contains(r"^\d{4}[-/]").fill_null(True), None)
         try:
             cells = cells.str.to_datetime(time_unit="us", strict=False)
         except pl.exceptions.PolarsError:

@@ -84,6 +84,8 @@ ITEM = 'label = "y"\n[[feature]]\nname = "item"\n'
         (ITEM + "min_count = true", "min_count: got True"),
         (ITEM + 'separator = ""', "separator: got ''"),
         (ITEM + 'column = "y"', "column: got 'y'; allowed: any but the label's"),
+        ('time = "y"\n' + ITEM, "time: got 'y'; allowed: any column but the label's"),
+        ('query_id = "y"\n' + ITEM, "query_id: got 'y'; allowed: any column but the label's"),
         (
             ITEM + '[[feature]]\nname = "old"\ntable = "item"\nmin_count = 4',
             "feature 'old': min_count: got 4; allowed: None, as feature 'item' has it .* 'item'",
