@@ -38,7 +38,7 @@ def build_app() -> App:
         help="Train, tune and serve deep recommendation ranking models inside a tail-latency SLA.",
         help_epilogue=(
             "Exit codes: 0 done, 2 wrong input, 3 the SLA or quality bound was missed, "
-            "4 the measurement is invalid."
+            "4 the measurement is invalid, 130 interrupted."
         ),
         version=__version__,
         # A flag that is off by default needs no second name that leaves it off.
