@@ -157,7 +157,7 @@ def search(
     console.show(policy_table(policy_rows(point)))
     if point.tuned.live is None or point.baseline.live is None:
         console.note("* simulated only")
-    if point.tuned.best.capacity_qps == 0.0:
+    if point.tuned.best.capacity_qps == 0.0 and not point.tuned.best.undecided:
         floor_ms = point.tuned.best.at.summary.percentile(config.sla.percentile).value / 1e6
         console.warn(
             f"no batch size meets {config.sla}: at {point.tuned.best.at.offered_qps:.3g} queries/s "

@@ -69,6 +69,11 @@ class Capacity:
         return self.low_qps
 
     @property
+    def undecided(self) -> bool:
+        """Whether even the smallest load was neither a clear pass nor a clear miss."""
+        return self.low_qps == 0.0 and self.at.offered_qps < self.high_qps
+
+    @property
     def invalid_reasons(self) -> tuple[str, ...]:
         """Why the verdicts that decided should not be believed; empty if they should.
 
@@ -76,6 +81,11 @@ class Capacity:
         touch one of the two ends.
         """
         reasons = list(self.at.validity.reasons)
+        if self.undecided:
+            reasons.append(
+                f"undecided: {self.at.summary.num_queries} queries at {self.at.offered_qps:.3g} "
+                "queries/s show neither that the SLA is kept nor that it is missed; measure longer"
+            )
         for probe in self.probes:
             if probe.qps == self.high_qps:
                 reasons += [

@@ -55,6 +55,26 @@ def test_mm1_capacity_is_inside_the_interval(start_qps):
     assert len(capacity.probes) < 25
 
 
+def test_loads_of_too_few_queries_decide_nothing_and_say_so():
+    def measure(config, qps):
+        # As many queries as two seconds bring; all of them far inside the limit.
+        latency_ns = 1 * MS if qps < 10 else 99 * MS
+        return make_measurement(qps, np.full(max(3, int(2 * qps)), latency_ns))
+
+    capacity = find_capacity(measure, None, SLA_10MS, start_qps=1000.0)
+    assert capacity.capacity_qps == 0.0
+    assert capacity.undecided
+    assert any(reason.startswith("undecided: 3 queries") for reason in capacity.invalid_reasons)
+
+
+def test_a_limit_that_is_missed_for_certain_is_decided():
+    measure = deterministic(0.0)
+    capacity = find_capacity(measure, None, SLA_10MS, start_qps=1000.0)
+    assert capacity.capacity_qps == 0.0
+    assert not capacity.undecided
+    assert capacity.invalid_reasons == ()
+
+
 def test_a_shorter_measurement_claims_less_not_more():
     long, short = (
         find_capacity(measure_mm1, count, SLA_10MS, start_qps=100.0) for count in (100_000, 3_000)
