@@ -112,6 +112,8 @@ class TableDataset:
             raise DataError(config.path, reason)
         if config.schema.query_id is not None:
             _check_users(columns, config.schema, order)
+        if fitted is not None:
+            _check_lists(columns, config.schema, fitted)
         self._assemble(config, columns, order, fitted)
 
     def _assemble(
@@ -284,6 +286,21 @@ def _spec(schema: Schema, fitted: TableFit, embedding_dim: int) -> FeatureSpec:
             for table, feature in schema.tables.items()
         ),
     )
+
+
+def _check_lists(columns: TableColumns, schema: Schema, fitted: TableFit) -> None:
+    """Refuse single values where training read lists: each text would be one unknown category.
+
+    Raises:
+        DataError: names the column.
+    """
+    for feature in schema.features:
+        if feature.kind == "dense" or columns.codes[feature.name].is_list:
+            continue
+        mean = fitted.pooling_factor[feature.name]
+        if mean != 1.0:
+            reason = f"single values; the model was trained on lists, of {mean:g} ids on average"
+            raise DataError(columns.file.path, reason, column=feature.source)
 
 
 def _check_users(columns: TableColumns, schema: Schema, order: RowOrder) -> None:

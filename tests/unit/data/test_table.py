@@ -245,6 +245,16 @@ def test_what_was_fitted_reads_other_rows_alike(tmp_path: Path) -> None:
         open_dataset(f"table:{others}", settings_, fitted=model)
 
 
+def test_texts_are_refused_where_the_model_learned_from_lists(tmp_path: Path) -> None:
+    no_separator = [replace(f, separator=None) for f in SCHEMA.features]
+    schema = replace(SCHEMA, features=tuple(no_separator))
+    trained = open_file(write_parquet(tmp_path / "t.parquet", make_rows(60)), schema)
+    trained.save_fitted(tmp_path)
+    joined = write_csv(tmp_path / "joined.csv", make_rows(60))
+    with pytest.raises(DataError, match=r"column 'seen': single values; .* trained on lists"):
+        open_dataset(f"table:{joined}", fitted=tmp_path)
+
+
 def test_a_refit_fits_on_validation_too(tmp_path: Path) -> None:
     rows = [row | {"user": f"late{row['at'] % 3}"} if row["at"] > 1_700_002_200 else row
             for row in make_rows(300)]  # fmt: skip
