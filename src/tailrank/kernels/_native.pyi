@@ -1,0 +1,8 @@
+import enum
+
+class Isa(enum.Enum):
+    portable = 0
+    avx2 = 1
+    avx512 = 2
+
+def can_run(isa: Isa) -> bool: ...

@@ -1,0 +1,68 @@
+"""Loads the native extension and says what of it runs on this CPU.
+
+The only module that imports the extension. Knows tensors only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from tailrank.core.errors import BackendUnavailable, ConfigError
+
+if TYPE_CHECKING:
+    from tailrank.kernels._native import Isa
+
+try:
+    from tailrank.kernels import _native
+except ImportError as error:
+    _REASON: str | None = f"the native kernels are not installed here ({error})"
+else:
+    _REASON = None
+
+# Instruction sets that the kernels are compiled for, widest first.
+IsaName = Literal["avx512", "avx2", "portable"]
+ISAS: tuple[IsaName, ...] = get_args(IsaName)
+FIX = (
+    "install a C++20 compiler (sudo apt-get install g++), then `make kernels` in a checkout, or "
+    "`pip install --force-reinstall --no-deps tailrank`"
+)
+
+
+def why_unavailable() -> str | None:
+    """Why there are no native kernels here; None when there are."""
+    return _REASON
+
+
+def require() -> None:
+    """Make sure that there are native kernels.
+
+    Raises:
+        BackendUnavailable: there are none; says why and what to do.
+    """
+    if _REASON is not None:
+        raise BackendUnavailable(f"{_REASON}; {FIX}")
+
+
+def runnable_isas() -> tuple[IsaName, ...]:
+    """The instruction sets that this CPU and its operating system run, widest first.
+
+    Raises:
+        BackendUnavailable: there are no native kernels.
+    """
+    require()
+    return tuple(name for name in ISAS if _native.can_run(_native.Isa[name]))
+
+
+def choose_isa(name: IsaName | None = None) -> Isa:
+    """The instruction set of that name; None: the widest that runs here.
+
+    Raises:
+        BackendUnavailable: there are no native kernels, or this CPU lacks that instruction set.
+        ConfigError: no such instruction set.
+    """
+    if name is not None and name not in ISAS:
+        raise ConfigError("isa", name, " or ".join(ISAS))
+    runnable = runnable_isas()
+    if name is not None and name not in runnable:
+        raise BackendUnavailable(f"this CPU does not run {name}; it runs {', '.join(runnable)}")
+    return _native.Isa[name or runnable[0]]
