@@ -5,6 +5,7 @@ The only module that imports the extension. Knows tensors only.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
@@ -41,6 +42,16 @@ def require() -> None:
     """
     if _REASON is not None:
         raise BackendUnavailable(f"{_REASON}; {FIX}")
+
+
+def extension() -> ModuleType:
+    """The extension.
+
+    Raises:
+        BackendUnavailable: see `require`.
+    """
+    require()
+    return _native
 
 
 def runnable_isas() -> tuple[IsaName, ...]:

@@ -1,25 +1,59 @@
 """Plain torch statements of every kernel: the contract that faster ones are checked against.
 
-Knows tensors only: no model, no feature names. Legend: L ids, G bags, V table rows, D dim.
+Knows tensors only: no model, no feature names. Legend: L ids, G bags, V table rows, D dim, K bytes
+of a quantised row.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Pooling = Literal["sum", "mean"]
+# How a table stores a row: D floats, or quantised, see `read_rows`.
+RowFormat = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+
+
+def read_rows(rows_VK: Tensor, row_format: RowFormat, dim: int) -> Tensor:
+    """The numbers that stored rows stand for, fp32 (V, D).
+
+    Quantised rows are FBGEMM's fused row-wise formats: each number is scale * q + bias, with the
+    row's own scale and bias behind its codes. `int8`: D bytes q, scale and bias in fp32. `int4`:
+    (D + 1) // 2 bytes, the low half first, scale and bias in fp16.
+
+    Args:
+        rows_VK: uint8 (V, K) of a quantised format, otherwise floats (V, D).
+        row_format: what they are.
+        dim: D.
+    """
+    if row_format == "int8":
+        codes_VD, ends = rows_VK[:, :dim], rows_VK[:, dim:].contiguous().view(torch.float32)
+    elif row_format == "int4":
+        bytes_VK, ends = rows_VK[:, :-4], rows_VK[:, -4:].contiguous().view(torch.float16)
+        codes_VD = torch.stack([bytes_VK & 15, bytes_VK >> 4], dim=2).flatten(1)[:, :dim]
+    else:
+        return rows_VK.float()
+    return ends[:, :1].float() * codes_VD.float() + ends[:, 1:].float()
+
 
 def pooled_lookup(
-    weight_VD: Tensor, ids_L: Tensor, offsets: Tensor, weights_L: Tensor | None = None
+    weight_VD: Tensor,
+    ids_L: Tensor,
+    offsets: Tensor,
+    weights_L: Tensor | None = None,
+    pooling: Pooling = "sum",
 ) -> Tensor:
-    """Sum of the rows of each bag; an empty bag gives zeros.
+    """Sum or mean of the rows of each bag; an empty bag gives zeros.
 
     Args:
         weight_VD: the table, any float dtype.
         ids_L: int64 rows of the table, each in [0, V).
         offsets: int64, G + 1 positions into `ids_L`, non-decreasing, from 0 to L.
-        weights_L: float factor per id, or None for all 1; rounded to the table's dtype.
+        weights_L: float factor per id, or None for all 1; rounded to the table's dtype. With `sum`.
+        pooling: `sum` or `mean`.
 
     Returns:
         Tensor (G, D) of the table's dtype.
@@ -30,7 +64,7 @@ def pooled_lookup(
         ids_L,
         weight_VD,
         offsets,
-        mode="sum",
+        mode=pooling,
         include_last_offset=True,
         per_sample_weights=None if weights_L is None else weights_L.to(weight_VD.dtype),
     )

@@ -1,8 +1,9 @@
 // What Python sees of the kernels. Memory comes in as addresses, so that no torch header is needed;
-// `kernels/native.py` owns the tensors and checks shapes and types before it calls.
+// the Python modules beside own the tensors and check shapes and types before they call.
 #include <nanobind/nanobind.h>
 
 #include "isa.h"
+#include "lookup_binding.h"
 
 namespace nb = nanobind;
 
@@ -12,5 +13,6 @@ NB_MODULE(_native, module) {
       .value("portable", Isa::portable)
       .value("avx2", Isa::avx2)
       .value("avx512", Isa::avx512);
-  module.def("can_run", &tailrank::can_run, nb::arg("isa"));
+  module.def("can_run", &tailrank::can_run);
+  tailrank::bind_lookup(module);
 }

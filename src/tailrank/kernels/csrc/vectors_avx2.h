@@ -1,0 +1,88 @@
+// Eight floats at a time, and how stored numbers become them. x86-64-v3.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace tailrank::avx2 {
+namespace {
+
+using V = __m256;
+constexpr int kWidth = 8;
+
+// `count` numbers from the address on, 0 < count < kWidth; the rest is 0 and not read.
+inline __m128i first_bytes(const std::uint8_t* from, int count) {
+  alignas(16) std::uint8_t copy[16] = {};
+  std::memcpy(copy, from, static_cast<std::size_t>(count));
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(copy));
+}
+
+inline V broadcast(float x) { return _mm256_set1_ps(x); }
+inline V add(V a, V b) { return _mm256_add_ps(a, b); }
+inline V divide(V a, V b) { return _mm256_div_ps(a, b); }
+inline V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+
+inline void store(float* to, V x) { _mm256_storeu_ps(to, x); }
+inline void store(float* to, V x, int count) {
+  alignas(32) float copy[kWidth];
+  _mm256_store_ps(copy, x);
+  std::memcpy(to, copy, sizeof(float) * static_cast<std::size_t>(count));
+}
+
+inline V load_fp32(const std::uint8_t* from) {
+  return _mm256_loadu_ps(reinterpret_cast<const float*>(from));
+}
+inline V load_fp32(const std::uint8_t* from, int count) {
+  alignas(32) float copy[kWidth] = {};
+  std::memcpy(copy, from, sizeof(float) * static_cast<std::size_t>(count));
+  return _mm256_load_ps(copy);
+}
+
+inline V from_bf16(__m128i x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+inline V load_bf16(const std::uint8_t* from) {
+  return from_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from)));
+}
+inline V load_bf16(const std::uint8_t* from, int count) {
+  return from_bf16(first_bytes(from, 2 * count));
+}
+
+inline V load_fp16(const std::uint8_t* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from)));
+}
+inline V load_fp16(const std::uint8_t* from, int count) {
+  return _mm256_cvtph_ps(first_bytes(from, 2 * count));
+}
+
+inline V from_u8(__m128i x) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)); }
+inline V load_u8(const std::uint8_t* from) {
+  return from_u8(_mm_loadl_epi64(reinterpret_cast<const __m128i_u*>(from)));
+}
+inline V load_u8(const std::uint8_t* from, int count) {
+  return from_u8(first_bytes(from, count));
+}
+
+// Two numbers a byte, the low half first.
+inline V from_u4(__m128i x) {
+  const __m128i low = _mm_and_si128(x, _mm_set1_epi8(15));
+  const __m128i high = _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15));
+  return from_u8(_mm_unpacklo_epi8(low, high));
+}
+inline V load_u4(const std::uint8_t* from) {
+  std::int32_t bytes;
+  std::memcpy(&bytes, from, 4);
+  return from_u4(_mm_cvtsi32_si128(bytes));
+}
+inline V load_u4(const std::uint8_t* from, int count) {
+  return from_u4(first_bytes(from, (count + 1) / 2));
+}
+
+inline float fp16_number(std::uint16_t bits) {
+  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+}
+
+}  // namespace
+}  // namespace tailrank::avx2
