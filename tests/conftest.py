@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# What `make sanitize` runs: the sanitizers slow every case down, on purpose.
+hypothesis.settings.register_profile("fuzz", max_examples=100_000, deadline=None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from tailrank.kernels.reference import Pooling, RowFormat
 
 # The winner of benchmarks/bench_lookup.py on Zen 5.
 PREFETCH_ROWS = 32
-PREFETCH_ROWS_MAX = 127
+PREFETCH_ROWS_MAX = 511
 _INT64, _FP32, _BF16 = torch.int64, torch.float32, torch.bfloat16
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,7 +34,7 @@ class LookupConfig:
         row_format: how the tables store a row, see `reference.RowFormat`.
         pooling: `sum`, or `mean` of each bag's rows.
         isa: instruction set; None: the widest that runs here.
-        prefetch_rows: how far ahead of the sums rows are asked for, 0 to 127.
+        prefetch_rows: how far ahead of the sums rows are asked for, 0 to 511.
     """
 
     row_format: RowFormat = "fp32"

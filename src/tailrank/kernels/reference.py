@@ -30,13 +30,18 @@ def read_rows(rows_VK: Tensor, row_format: RowFormat, dim: int) -> Tensor:
         dim: D.
     """
     if row_format == "int8":
-        codes_VD, ends = rows_VK[:, :dim], rows_VK[:, dim:].contiguous().view(torch.float32)
+        codes_VD, ends = rows_VK[:, :dim], _copied(rows_VK[:, dim:]).view(torch.float32)
     elif row_format == "int4":
-        bytes_VK, ends = rows_VK[:, :-4], rows_VK[:, -4:].contiguous().view(torch.float16)
+        bytes_VK, ends = rows_VK[:, :-4], _copied(rows_VK[:, -4:]).view(torch.float16)
         codes_VD = torch.stack([bytes_VK & 15, bytes_VK >> 4], dim=2).flatten(1)[:, :dim]
     else:
         return rows_VK.float()
     return ends[:, :1].float() * codes_VD.float() + ends[:, 1:].float()
+
+
+def _copied(bytes_VK: Tensor) -> Tensor:
+    """The same in memory of its own: bytes become floats only where they are aligned."""
+    return bytes_VK.clone(memory_format=torch.contiguous_format)
 
 
 def pooled_lookup(

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
+
+#include "prefetch.h"
 
 namespace tailrank {
 namespace {
@@ -18,16 +21,16 @@ std::uint64_t word(const std::uint8_t* at) {
 template <int kLines>
 std::uint64_t gather(const std::uint8_t* rows, std::int64_t row_bytes, const std::int64_t* ids,
                      std::int64_t num_ids, int prefetch_rows, bool straddles) {
-  const auto prefetch = [&](std::int64_t id) {
+  const auto prefetch_row = [&](std::int64_t id) {
     const std::uint8_t* row = rows + id * row_bytes;
-    for (int line = 0; line < kLines; ++line) __builtin_prefetch(row + line * kLineBytes);
-    if (straddles) __builtin_prefetch(row + row_bytes - 1);
+    for (int line = 0; line < kLines; ++line) prefetch(row + line * kLineBytes);
+    if (straddles) prefetch(row + row_bytes - 1);
   };
   const std::int64_t ahead = std::min<std::int64_t>(prefetch_rows, num_ids);
-  for (std::int64_t l = 0; l < ahead; ++l) prefetch(ids[l]);
+  for (std::int64_t l = 0; l < ahead; ++l) prefetch_row(ids[l]);
   std::uint64_t sum = 0;
   for (std::int64_t l = 0; l < num_ids; ++l) {
-    if (l + ahead < num_ids) prefetch(ids[l + ahead]);
+    if (l + ahead < num_ids) prefetch_row(ids[l + ahead]);
     const std::uint8_t* row = rows + ids[l] * row_bytes;
     for (int line = 0; line < kLines; ++line)
       sum += word(row + std::min(line * kLineBytes, row_bytes - 8));

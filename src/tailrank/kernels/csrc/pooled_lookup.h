@@ -33,7 +33,7 @@ struct Table {
   std::uint64_t num_rows;
 };
 
-constexpr int kPrefetchRowsMax = 127;
+constexpr int kPrefetchRowsMax = 511;
 
 struct Lookup {
   RowFormat format = RowFormat::fp32;

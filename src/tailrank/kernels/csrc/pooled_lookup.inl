@@ -8,8 +8,7 @@
 #include <cstring>
 
 #include "pooled_lookup.h"
-
-#define TAILRANK_INLINE inline __attribute__((always_inline))
+#include "prefetch.h"
 
 namespace tailrank::TAILRANK_ISA {
 namespace {
@@ -140,8 +139,8 @@ struct Cursor {
     const std::int64_t bytes = row_bytes(F, D ? D : a.dim);
     const std::uint8_t* row = table.rows + id * static_cast<std::uint64_t>(bytes);
     ring[position & (kRing - 1)] = row;
-    for (std::int64_t byte = 0; byte < bytes; byte += kLineBytes) __builtin_prefetch(row + byte);
-    if (a.straddles) __builtin_prefetch(row + bytes - 1);
+    for (std::int64_t byte = 0; byte < bytes; byte += kLineBytes) prefetch(row + byte);
+    if (a.straddles) prefetch(row + bytes - 1);
     ++position;
     return true;
   }

@@ -21,21 +21,28 @@ inline void store(float* to, V x, int count) {
   std::memcpy(to, &x, sizeof(float) * static_cast<std::size_t>(count));
 }
 
-inline float number(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
+typedef std::uint32_t U __attribute__((vector_size(16)));
+typedef std::uint16_t Halves __attribute__((vector_size(8)));
+typedef std::uint8_t Bytes __attribute__((vector_size(4)));
 
-inline float fp16_number(std::uint16_t bits) {
-  const std::uint32_t sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+// fp16 numbers, their bits in the low halves.
+inline V from_fp16(U bits) {
+  const U sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
   // Infinity and NaN keep their fraction. All others, numbers below the smallest normal one too,
   // are the same bits with the exponent 112 too low.
-  if (rest >= 0x7c00u) return number(sign | 0x7f800000u | (rest << 13));
-  return number(sign | 0x3f800000u) * (number(rest << 13) * 0x1p112f);
+  const U special = reinterpret_cast<U>(rest >= (0x7c00u << 13));
+  const U finite = reinterpret_cast<U>(reinterpret_cast<V>(rest) * 0x1p112f);
+  return reinterpret_cast<V>(sign | (special & (rest | 0x7f800000u)) | (~special & finite));
 }
 
 // `count` numbers from the address on, 0 < count <= kWidth; the rest is 0 and not read.
+template <typename Codes>
+inline U widen(const std::uint8_t* from, int count) {
+  Codes codes = {};
+  std::memcpy(&codes, from, sizeof(codes[0]) * static_cast<std::size_t>(count));
+  return __builtin_convertvector(codes, U);
+}
+
 inline V load_fp32(const std::uint8_t* from, int count = kWidth) {
   V x = {};
   std::memcpy(&x, from, sizeof(float) * static_cast<std::size_t>(count));
@@ -43,34 +50,26 @@ inline V load_fp32(const std::uint8_t* from, int count = kWidth) {
 }
 
 inline V load_bf16(const std::uint8_t* from, int count = kWidth) {
-  std::uint16_t bits[kWidth] = {};
-  std::memcpy(bits, from, 2 * static_cast<std::size_t>(count));
-  V x;
-  for (int i = 0; i < kWidth; ++i) x[i] = number(static_cast<std::uint32_t>(bits[i]) << 16);
-  return x;
+  return reinterpret_cast<V>(widen<Halves>(from, count) << 16);
 }
 
 inline V load_fp16(const std::uint8_t* from, int count = kWidth) {
-  std::uint16_t bits[kWidth] = {};
-  std::memcpy(bits, from, 2 * static_cast<std::size_t>(count));
-  V x;
-  for (int i = 0; i < kWidth; ++i) x[i] = fp16_number(bits[i]);
-  return x;
+  return from_fp16(widen<Halves>(from, count));
 }
 
 inline V load_u8(const std::uint8_t* from, int count = kWidth) {
-  V x = {};
-  for (int i = 0; i < count; ++i) x[i] = static_cast<float>(from[i]);
-  return x;
+  return __builtin_convertvector(widen<Bytes>(from, count), V);
 }
 
 // Two numbers a byte, the low half first.
 inline V load_u4(const std::uint8_t* from, int count = kWidth) {
-  V x = {};
-  for (int i = 0; i < count; ++i)
-    x[i] = static_cast<float>(i % 2 ? from[i / 2] >> 4 : from[i / 2] & 15);
-  return x;
+  std::uint8_t bytes[2] = {};
+  std::memcpy(bytes, from, static_cast<std::size_t>((count + 1) / 2));
+  const std::uint32_t low = bytes[0], high = bytes[1];
+  return __builtin_convertvector(U{low & 15, low >> 4, high & 15, high >> 4}, V);
 }
+
+inline float fp16_number(std::uint16_t bits) { return from_fp16(U{bits, 0, 0, 0})[0]; }
 
 }  // namespace
 }  // namespace tailrank::portable
