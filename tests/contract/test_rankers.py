@@ -20,6 +20,7 @@ from tailrank.models.registry import architecture_names, config_for
 RANKERS = {
     "eager": {"device": "eager"},
     "cpu": {"device": "cpu"},
+    "cpu-torch-tables": {"device": "cpu", "embedding_backend": "torch"},
     "cpu-mkl": {"device": "cpu", "dense_backend": "mkl"},
     "cpu-onednn": {"device": "cpu", "dense_backend": "onednn"},
 }

@@ -1,4 +1,4 @@
-"""The CPU ranker on torch ops: tables in a huge-page arena, dense layers through the faster BLAS.
+"""The CPU ranker: tables in a huge-page arena, native lookups, dense layers by the faster BLAS.
 
 It takes the model's own `score` and swaps its parts, so that every model built from the shared
 layers is covered and stays in step with training. Safe from several threads: nothing in it changes
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
-from tailrank.embeddings import EmbeddingTables, Pooled
+from tailrank.embeddings import EmbeddingTables
 from tailrank.features import FeatureBatch
 from tailrank.inference.arena import Arena
+from tailrank.inference.arena_tables import EmbeddingBackend, arena_tables
 from tailrank.inference.precision import DTYPES, Precision
-from tailrank.kernels import onednn
+from tailrank.kernels import native, onednn
 from tailrank.models import RankingModel
 
 DenseBackend = Literal["mkl", "onednn"]
@@ -76,20 +77,6 @@ class PackedMLP(nn.Module):
         return x_BN.float()
 
 
-class ArenaTables:
-    """Pooled lookups in the arena, ids checked before use."""
-
-    def __init__(self, tables: EmbeddingTables) -> None:
-        self._tables = tables
-
-    def __call__(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings of both sides, fp32."""
-        pooled: Pooled = self._tables(batch)
-        if pooled.item_BFD.dtype is torch.float32:
-            return pooled
-        return Pooled(pooled.user_UFD.float(), pooled.item_BFD.float())
-
-
 class CpuRanker:
     """Scores on one core per calling thread.
 
@@ -99,6 +86,7 @@ class CpuRanker:
         precision: number formats.
         dense_backend: `mkl`, `onednn`, or None to time both on this host and keep the faster. A
             model without stacks of linears, as the yardsticks are, has none to choose.
+        embedding_backend: `native`, `torch`, or None for native kernels where there are any.
 
     Raises:
         BackendUnavailable: this host cannot run the precision or the backend.
@@ -113,6 +101,7 @@ class CpuRanker:
         arena: Arena,
         precision: Precision,
         dense_backend: DenseBackend | None = None,
+        embedding_backend: EmbeddingBackend | None = None,
     ) -> None:
         self.arena, self.precision = arena, precision
         dtype, stacks = DTYPES[precision.dense], _stacks(model)
@@ -129,7 +118,7 @@ class CpuRanker:
         elif dense_backend is not None:
             allowed = "None: this model has no stack of linear layers"
             raise ConfigError("dense_backend", dense_backend, allowed)
-        self._embed = ArenaTables(model.tables)
+        self._embed = arena_tables(model.tables, embedding_backend)
         self._model = packed.eval()
 
     @property
@@ -150,6 +139,8 @@ class CpuRanker:
             "precision": str(self.precision),
             "dense_backend": self.dense_backend,
             "dense_backend_us": self.timings_us,
+            "embedding_backend": self._embed.backend,
+            "native_refusal": native.why_unavailable(),
             "table_bytes": self.arena.num_bytes,
             "huge_page_bytes": self.arena.huge_bytes(),
             "huge_page_refusal": self.arena.refusal,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureBatch
+from tailrank.inference.arena_tables import EmbeddingBackend
 from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weights, read_record
 from tailrank.inference.cpu import CpuRanker, DenseBackend, place_in_arena
 from tailrank.inference.eager import EagerRanker
@@ -44,7 +45,11 @@ def bytes_needed(config: ModelConfig, precision: Precision) -> int:
 
 
 def load(
-    path: Path, *, device: str = "cpu", dense_backend: DenseBackend | None = None
+    path: Path,
+    *,
+    device: str = "cpu",
+    dense_backend: DenseBackend | None = None,
+    embedding_backend: EmbeddingBackend | None = None,
 ) -> tuple[Ranker, ArtifactRecord]:
     """The artifact in folder `path` as a ranker, with its record.
 
@@ -52,6 +57,7 @@ def load(
         path: folder written by `save_artifact`.
         device: `cpu`, or `eager` for the reference.
         dense_backend: see `CpuRanker`.
+        embedding_backend: see `CpuRanker`.
 
     Raises:
         DataError: missing, damaged or foreign artifact.
@@ -70,7 +76,7 @@ def load(
         raise ConfigError("--device", device, " or ".join(DEVICES))
     arena = place_in_arena(model.tables, DTYPES[precision.rows])
     fill_weights(path, model)
-    return CpuRanker(model, arena, precision, dense_backend), record
+    return CpuRanker(model, arena, precision, dense_backend, embedding_backend), record
 
 
 def load_model(path: Path) -> tuple[RankingModel, ArtifactRecord]:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from tailrank.kernels import native
+
 # A difference that repeats of a probe on a shared machine do not produce by chance.
 _CLEAR_GAIN = 1.3
 _STOLEN_FRACTION_MAX = 0.01  # p99 is the slowest hundredth: losing that much alone sets it
@@ -28,6 +30,8 @@ class HostFigures:
         linear_fp32_packed_gflops, linear_bf16_packed_gflops: the same through packed oneDNN.
         stolen_fraction: share of all cores' time that the hypervisor took during the probes.
         num_torch_threads: threads that torch uses for one operator.
+        native_isa: instruction set that the native kernels use here.
+        native_refusal: why there are no native kernels; exactly one of the two is None.
     """
 
     huge_page_fraction: float
@@ -38,10 +42,13 @@ class HostFigures:
     linear_bf16_packed_gflops: float | None
     stolen_fraction: float
     num_torch_threads: int
+    native_isa: str | None
+    native_refusal: str | None
 
     def metrics(self) -> dict[str, float]:
         """The figures that there are, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        numbers = asdict(self).items()
+        return {name: value for name, value in numbers if isinstance(value, int | float)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,7 @@ def findings(
         _dense_layers(figures),
         _bf16(figures),
         _instruction_sets(host),
+        _native_kernels(figures),
         _threads(host, figures),
         _cores(host, root),
         _stolen_time(figures),
@@ -154,6 +162,13 @@ def _instruction_sets(host: Mapping[str, Any]) -> Finding:
     else:
         fix = None
     return Finding(subject="instruction sets", figure=figure, fix=fix)
+
+
+def _native_kernels(figures: HostFigures) -> Finding:
+    subject = "native kernels"
+    if figures.native_refusal is None:
+        return Finding(subject=subject, figure=f"for {figures.native_isa}")
+    return Finding(subject=subject, figure=figures.native_refusal, fix=native.FIX)
 
 
 def _threads(host: Mapping[str, Any], figures: HostFigures) -> Finding:

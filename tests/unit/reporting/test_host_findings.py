@@ -28,6 +28,8 @@ SOUND_FIGURES = HostFigures(
     linear_bf16_packed_gflops=500.0,
     stolen_fraction=0.0,
     num_torch_threads=4,
+    native_isa="avx512",
+    native_refusal=None,
 )
 
 
@@ -51,6 +53,7 @@ def test_a_sound_host_needs_no_fix(tmp_path: Path) -> None:
         ("dense layers, bf16", {"linear_bf16_packed_gflops": None}, "dense=fp32"),
         ("dense layers, bf16", {"linear_bf16_packed_gflops": 90.0}, "slower than fp32"),
         ("threads", {"num_torch_threads": 8}, "OMP_NUM_THREADS=4"),
+        ("native kernels", {"native_isa": None, "native_refusal": "not built"}, "make kernels"),
         ("stolen time", {"stolen_fraction": 0.05}, "machine of your own"),
     ],
 )
