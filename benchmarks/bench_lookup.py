@@ -40,6 +40,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Relative to the largest output: torch keeps bf16 and fp16 sums in that format.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 3e-3, "int8": 1e-5, "int4": 1e-5}
 
+# Ids in, a call on them out: what is made ready before the call is not timed.
+Candidate = Callable[[Tensor], Callable[[], object]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -67,7 +70,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rounds, scale = (5, 1) if arguments.quick else (31, 1)
+    rounds, scale = (6, 8) if arguments.quick else (61, 1)
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
@@ -109,47 +112,52 @@ def main() -> None:
 def measure(
     name: str, shape: Shape, row_format: RowFormat, rounds: int
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """All candidates on one model's tables in one format."""
+    """The sweep of distances, then the comparison at the kernel's own and the floor's best."""
     rows_VK = random_rows(shape, row_format)
-    candidates = {
-        **{f"native_{d}": native_lookup(rows_VK, shape, row_format, d) for d in DISTANCES},
-        **{f"floor_{d}": floor(rows_VK, shape, d) for d in DISTANCES},
+    sweep = {f"native_{d}": native_lookup(rows_VK, shape, row_format, d) for d in DISTANCES}
+    floors = {f"floor_{d}": floor(rows_VK, shape, d) for d in DISTANCES}
+    swept = {
+        key: float(np.median(times))
+        for key, times in time_in_turns(sweep | floors, shape, rounds // 3).items()
+    }
+    lowest = min(floors, key=swept.__getitem__)
+    lookups = {
+        "native": native_lookup(rows_VK, shape, row_format),
+        "torch": torch_lookup(rows_VK, shape, row_format),
         "avx2": native_lookup(rows_VK, shape, row_format, isa="avx2"),
         "portable": native_lookup(rows_VK, shape, row_format, isa="portable"),
-        "torch": torch_lookup(rows_VK, shape, row_format),
     }
-    compare(name, candidates, rows_VK, shape, row_format)
-    times = {key: np.empty(rounds) for key in candidates}
-    generator = torch.Generator().manual_seed(0)
-    for number in range(-1, rounds):  # round -1 warms up
-        order = list(candidates)
-        for key in order[number % len(order) :] + order[: number % len(order)]:
-            ids_L = random_ids(shape, generator)
-            prepared = candidates[key](ids_L)
-            started = time.thread_time_ns()
-            prepared()
-            if number >= 0:
-                times[key][number] = (time.thread_time_ns() - started) / shape.num_ids
-    return summary(name, times, rows_VK.stride(0) * rows_VK.element_size())
-
-
-def summary(
-    name: str, times: dict[str, np.ndarray], row_bytes: int
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Medians in ns per row, and ratios of the same rounds with their intervals."""
-    medians = {key: float(np.median(values)) for key, values in times.items()}
-    chosen = f"native_{LookupConfig().prefetch_rows}"
-    lowest = min((key for key in medians if key.startswith("floor")), key=medians.__getitem__)
-    ours = times[chosen]
-    ratios = {"over_floor": ours / times[lowest], "torch_over_native": times["torch"] / ours}
-    metrics = {f"{name}.{key}_ns_per_row": value for key, value in medians.items()}
-    metrics |= {
-        f"{name}.native_ns_per_row": medians[chosen],
-        f"{name}.floor_ns_per_row": medians[lowest],
-        f"{name}.native_gb_per_s": row_bytes / medians[chosen],
+    compare(name, lookups, rows_VK, shape, row_format)
+    times = time_in_turns(lookups | {"floor": floors[lowest]}, shape, rounds)
+    ratios = {
+        "over_floor": times["native"] / times["floor"],
+        "torch_over_native": times["torch"] / times["native"],
     }
+    metrics = {f"{name}.{key}_ns_per_row": value for key, value in swept.items()}
+    for key, values in times.items():
+        metrics[f"{name}.{key}_ns_per_row"] = float(np.median(values))
+        metrics[f"{name}.{key}_ns_per_row_min"] = float(values.min())
+    row_bytes = rows_VK.stride(0) * rows_VK.element_size()
+    metrics[f"{name}.native_gb_per_s"] = row_bytes / metrics[f"{name}.native_ns_per_row"]
     metrics |= {f"{name}.{key}": float(np.median(values)) for key, values in ratios.items()}
     return metrics, {f"{name}.{key}": bootstrap_median(values) for key, values in ratios.items()}
+
+
+def time_in_turns(
+    candidates: dict[str, Candidate], shape: Shape, rounds: int
+) -> dict[str, np.ndarray]:
+    """CPU nanoseconds per row of each call, ids drawn anew for each; the order moves on by one."""
+    times = {key: np.empty(rounds) for key in candidates}
+    generator = torch.Generator().manual_seed(0)
+    order = list(candidates)
+    for number in range(-1, rounds):  # round -1 warms up
+        for key in order[number % len(order) :] + order[: number % len(order)]:
+            call = candidates[key](random_ids(shape, generator))
+            started = time.thread_time_ns()
+            call()
+            if number >= 0:
+                times[key][number] = (time.thread_time_ns() - started) / shape.num_ids
+    return times
 
 
 def headline(metrics: dict[str, float]) -> dict[str, float]:
@@ -197,7 +205,7 @@ def native_lookup(
     row_format: RowFormat,
     distance: int | None = None,
     isa: native.IsaName | None = None,
-) -> Callable[[Tensor], Callable[[], Tensor]]:
+) -> Candidate:
     chosen = LookupConfig().prefetch_rows if distance is None else distance
     config = LookupConfig(row_format=row_format, isa=isa, prefetch_rows=chosen)
     lookup = PooledLookup(rows_VK.split(shape.table_rows), shape.dim, config)
@@ -206,9 +214,7 @@ def native_lookup(
     return lambda ids_L: lambda: lookup(ids_L, offsets, out_RW=out_RW)
 
 
-def torch_lookup(
-    rows_VK: Tensor, shape: Shape, row_format: RowFormat
-) -> Callable[[Tensor], Callable[[], Tensor]]:
+def torch_lookup(rows_VK: Tensor, shape: Shape, row_format: RowFormat) -> Candidate:
     offsets = offsets_of(shape)
     if row_format in DTYPES:
 
@@ -229,7 +235,7 @@ def torch_lookup(
     return prepare_quantized
 
 
-def floor(rows_VK: Tensor, shape: Shape, distance: int) -> Callable[[Tensor], Callable[[], Tensor]]:
+def floor(rows_VK: Tensor, shape: Shape, distance: int) -> Candidate:
     gather, address = native.extension().bare_gather, rows_VK.data_ptr()
     row_bytes = rows_VK.stride(0) * rows_VK.element_size()
 
@@ -242,7 +248,7 @@ def floor(rows_VK: Tensor, shape: Shape, distance: int) -> Callable[[Tensor], Ca
 
 def compare(
     name: str,
-    candidates: dict[str, Callable[[Tensor], Callable[[], Tensor]]],
+    candidates: dict[str, Candidate],
     rows_VK: Tensor,
     shape: Shape,
     row_format: RowFormat,
@@ -250,11 +256,10 @@ def compare(
     """Every candidate's output against plain arithmetic on the first bag; torch on all bags."""
     ids_L = random_ids(shape, torch.Generator().manual_seed(2))
     first_bag = read_rows(rows_VK[ids_L[: shape.bag_ids]], row_format, shape.dim).sum(0)
-    theirs = candidates["torch"](ids_L)().float().view(ROWS_PER_CALL, -1)
-    for key, prepare in candidates.items():
-        if key.startswith("floor"):
-            continue
-        mine = prepare(ids_L)().float().view(ROWS_PER_CALL, -1)
+    outputs = {key: prepare(ids_L)() for key, prepare in candidates.items()}
+    theirs = outputs["torch"].float().view(ROWS_PER_CALL, -1)
+    for key, output in outputs.items():
+        mine = output.float().view(ROWS_PER_CALL, -1)
         limit = TOLERANCE[row_format] * float(theirs.abs().max())
         for got, expected in ((mine, theirs), (mine[0, : shape.dim], first_bag)):
             difference = float((got - expected).abs().max())

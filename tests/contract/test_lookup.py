@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import get_args
 
 import pytest
@@ -31,6 +32,15 @@ def isa(request: pytest.FixtureRequest) -> str:
     if request.param not in native.runnable_isas():
         pytest.skip(f"this CPU does not run {request.param}")
     return request.param
+
+
+@lru_cache(maxsize=1000)
+def lookup_of(
+    sizes: tuple[int, ...], dim: int, config: LookupConfig
+) -> tuple[PooledLookup, list[Tensor]]:
+    """A lookup in tables that each lie in memory of their own."""
+    tables = [random_table(rows, dim, config.row_format, seed=rows) for rows in sizes]
+    return PooledLookup(tables, dim, config), tables
 
 
 def random_table(num_rows: int, dim: int, row_format: str, seed: int = 0) -> Tensor:
@@ -324,9 +334,7 @@ def requests(draw: st.DrawFn) -> tuple[LookupConfig, int, list[int], list[int], 
 @given(requests())
 def test_any_ids_and_offsets_give_the_reference_or_an_error(request) -> None:
     config, dim, sizes, ids, offsets = request
-    # Each in memory of its own, so that a sanitizer sees the first number beyond it.
-    tables = [random_table(rows, dim, config.row_format, seed=rows) for rows in sizes]
-    lookup = PooledLookup(tables, dim, config)
+    lookup, tables = lookup_of(tuple(sizes), dim, config)
     ids_L, offsets_G = torch.tensor(ids, dtype=torch.int64), torch.tensor(offsets)
     rising = offsets == sorted(offsets) and offsets[0] == 0 and offsets[-1] == len(ids)
     sound = rising and all(

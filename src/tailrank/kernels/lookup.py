@@ -20,7 +20,7 @@ from tailrank.kernels.native import IsaName
 from tailrank.kernels.reference import Pooling, RowFormat
 
 # The winner of benchmarks/bench_lookup.py on Zen 5.
-PREFETCH_ROWS = 32
+PREFETCH_ROWS = 96
 PREFETCH_ROWS_MAX = 511
 _INT64, _FP32, _BF16 = torch.int64, torch.float32, torch.bfloat16
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,60 +16,76 @@ namespace {
 constexpr int kLineBytes = 64;
 constexpr int kRing = kPrefetchRowsMax + 1;  // a power of two
 
+// A stored row as floats: columns [first, first + kWidth), or `count` of them for the last,
+// incomplete vector.
 template <RowFormat F>
-constexpr bool kQuantized = F == RowFormat::int8 || F == RowFormat::int4;
+class Row {
+ public:
+  TAILRANK_INLINE Row(const std::uint8_t* row, int) : row_(row) {}
 
-// Columns [first, first + kWidth) of a row; for the last, incomplete vector `count` of them.
-template <RowFormat F, typename... Count>
-TAILRANK_INLINE V load(const std::uint8_t* row, int first, Count... count) {
-  if constexpr (F == RowFormat::fp32) return load_fp32(row + 4 * first, count...);
-  if constexpr (F == RowFormat::bf16) return load_bf16(row + 2 * first, count...);
-  if constexpr (F == RowFormat::fp16) return load_fp16(row + 2 * first, count...);
-  if constexpr (F == RowFormat::int8) return load_u8(row + first, count...);
-  if constexpr (F == RowFormat::int4) return load_u4(row + first / 2, count...);
-}
+  template <typename... Count>
+  TAILRANK_INLINE V numbers(int first, Count... count) const {
+    if constexpr (F == RowFormat::fp32) return load_fp32(row_ + 4 * first, count...);
+    if constexpr (F == RowFormat::bf16) return load_bf16(row_ + 2 * first, count...);
+    if constexpr (F == RowFormat::fp16) return load_fp16(row_ + 2 * first, count...);
+  }
 
-struct ScaleBias {
-  float scale, bias;
+ private:
+  const std::uint8_t* row_;
 };
 
-template <RowFormat F>
-TAILRANK_INLINE ScaleBias scale_bias(const std::uint8_t* row, int dim) {
-  ScaleBias result{1.0f, 0.0f};
-  if constexpr (F == RowFormat::int8) std::memcpy(&result, row + dim, sizeof result);
-  if constexpr (F == RowFormat::int4) {
-    std::uint16_t halves[2];
-    std::memcpy(halves, row + (dim + 1) / 2, sizeof halves);
-    result = {fp16_number(halves[0]), fp16_number(halves[1])};
+template <>
+class Row<RowFormat::int8> {
+ public:
+  TAILRANK_INLINE Row(const std::uint8_t* row, int dim) : row_(row) {
+    float scale_bias[2];
+    std::memcpy(scale_bias, row + dim, sizeof scale_bias);
+    scale_ = broadcast(scale_bias[0]);
+    bias_ = broadcast(scale_bias[1]);
   }
-  return result;
-}
 
-// The sum of a bag so far. Without weights the biases are added up on their own and join the sum at
-// the end; with weights a number is made whole first, so that an infinite weight times a stored
-// zero is what it is in the reference.
+  template <typename... Count>
+  TAILRANK_INLINE V numbers(int first, Count... count) const {
+    return multiply_add(scale_, load_u8(row_ + first, count...), bias_);
+  }
+
+ private:
+  const std::uint8_t* row_;
+  V scale_, bias_;
+};
+
+template <>
+class Row<RowFormat::int4> {
+ public:
+  TAILRANK_INLINE Row(const std::uint8_t* row, int dim)
+      : row_(row), sixteen_(load_two_fp16(row + (dim + 1) / 2)) {}
+
+  template <typename... Count>
+  TAILRANK_INLINE V numbers(int first, Count... count) const {
+    return sixteen_.numbers(row_ + first / 2, count...);
+  }
+
+ private:
+  const std::uint8_t* row_;
+  FourBit sixteen_;
+};
+
+// The sum of a bag so far.
 template <RowFormat F, bool kWeighted>
 struct Sum {
   V* vectors;
-  float bias = 0.0f;
 
-  TAILRANK_INLINE void add_row(const std::uint8_t* row, int dim, float weight) {
-    const ScaleBias row_scale = scale_bias<F>(row, dim);
-    if constexpr (kQuantized<F> && !kWeighted) bias += row_scale.bias;
+  TAILRANK_INLINE void add_row(const std::uint8_t* address, int dim, float weight) {
+    const Row<F> row(address, dim);
     const int whole = dim / kWidth;
 #pragma GCC unroll 32
-    for (int v = 0; v < whole; ++v) add_vector(v, load<F>(row, v * kWidth), row_scale, weight);
-    if (const int rest = dim % kWidth)
-      add_vector(whole, load<F>(row, whole * kWidth, rest), row_scale, weight);
+    for (int v = 0; v < whole; ++v) add_vector(v, row.numbers(v * kWidth), weight);
+    if (const int rest = dim % kWidth) add_vector(whole, row.numbers(whole * kWidth, rest), weight);
   }
 
-  TAILRANK_INLINE void add_vector(int v, V x, ScaleBias row_scale, float weight) {
-    if constexpr (kQuantized<F> && kWeighted)
-      x = multiply_add(broadcast(row_scale.scale), x, broadcast(row_scale.bias));
+  TAILRANK_INLINE void add_vector(int v, V x, float weight) {
     if constexpr (kWeighted)
       vectors[v] = multiply_add(broadcast(weight), x, vectors[v]);
-    else if constexpr (kQuantized<F>)
-      vectors[v] = multiply_add(broadcast(row_scale.scale), x, vectors[v]);
     else
       vectors[v] = add(vectors[v], x);
   }
@@ -100,14 +116,12 @@ TAILRANK_INLINE void write_vector(const Lookup& a, std::int64_t at, V x, int cou
   std::memcpy(static_cast<std::uint16_t*>(a.out) + at, rounded, 2 * static_cast<std::size_t>(count));
 }
 
-template <RowFormat F>
-TAILRANK_INLINE void write_bag(const Lookup& a, std::int64_t at, const V* sum, float bias,
-                               std::int64_t size, int dim) {
+TAILRANK_INLINE void write_bag(const Lookup& a, std::int64_t at, const V* sum, std::int64_t size,
+                               int dim) {
   const V divisor = broadcast(a.mean && size > 0 ? static_cast<float>(size) : 1.0f);
 #pragma GCC unroll 32
   for (int first = 0; first < dim; first += kWidth) {
     V x = sum[first / kWidth];
-    if constexpr (kQuantized<F>) x = add(x, broadcast(bias));
     if (a.mean) x = divide(x, divisor);
     write_vector(a, at + first, x, dim - first < kWidth ? dim - first : kWidth);
   }
@@ -172,7 +186,7 @@ Fault run(const Lookup& a) {
         const float weight = kWeighted ? a.weights[position] : 1.0f;
         sum.add_row(cursor.ring[position & (kRing - 1)], dim, weight);
       }
-      write_bag<F>(a, at, sum.vectors, sum.bias, position - start, dim);
+      write_bag(a, at, sum.vectors, position - start, dim);
     }
   }
   return {};

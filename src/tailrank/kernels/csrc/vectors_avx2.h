@@ -65,24 +65,35 @@ inline V load_u8(const std::uint8_t* from, int count) {
   return from_u8(first_bytes(from, count));
 }
 
-// Two numbers a byte, the low half first.
-inline V from_u4(__m128i x) {
-  const __m128i low = _mm_and_si128(x, _mm_set1_epi8(15));
-  const __m128i high = _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15));
-  return from_u8(_mm_unpacklo_epi8(low, high));
-}
-inline V load_u4(const std::uint8_t* from) {
-  std::int32_t bytes;
-  std::memcpy(&bytes, from, 4);
-  return from_u4(_mm_cvtsi32_si128(bytes));
-}
-inline V load_u4(const std::uint8_t* from, int count) {
-  return from_u4(first_bytes(from, (count + 1) / 2));
+struct ScaleBias {
+  float scale, bias;
+};
+
+inline ScaleBias load_two_fp16(const std::uint8_t* from) {
+  std::int32_t bits;
+  std::memcpy(&bits, from, sizeof bits);
+  const __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
+  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
 }
 
-inline float fp16_number(std::uint16_t bits) {
-  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
-}
+// Numbers of four bits, two a byte, the low half first.
+class FourBit {
+ public:
+  explicit FourBit(ScaleBias row) : scale_(broadcast(row.scale)), bias_(broadcast(row.bias)) {}
+
+  V numbers(const std::uint8_t* from) const { return numbers(from, kWidth); }
+  V numbers(const std::uint8_t* from, int count) const {
+    std::int32_t bytes = 0;
+    std::memcpy(&bytes, from, static_cast<std::size_t>((count + 1) / 2));
+    const __m256i shift = _mm256_set_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+    const __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(bytes), shift);
+    const V q = _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(15)));
+    return multiply_add(scale_, q, bias_);
+  }
+
+ private:
+  V scale_, bias_;
+};
 
 }  // namespace
 }  // namespace tailrank::avx2

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace tailrank::avx512 {
 namespace {
@@ -54,22 +55,44 @@ inline V load_u8(const std::uint8_t* from, int count) {
   return from_u8(_mm_maskz_loadu_epi8(first_numbers(count), from));
 }
 
-// Two numbers a byte, the low half first.
-inline V from_u4(__m128i x) {
-  const __m128i low = _mm_and_si128(x, _mm_set1_epi8(15));
-  const __m128i high = _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15));
-  return from_u8(_mm_unpacklo_epi8(low, high));
-}
-inline V load_u4(const std::uint8_t* from) {
-  return from_u4(_mm_loadl_epi64(reinterpret_cast<const __m128i_u*>(from)));
-}
-inline V load_u4(const std::uint8_t* from, int count) {
-  return from_u4(_mm_maskz_loadu_epi8(first_numbers((count + 1) / 2), from));
+struct ScaleBias {
+  float scale, bias;
+};
+
+inline ScaleBias load_two_fp16(const std::uint8_t* from) {
+  std::int32_t bits;
+  std::memcpy(&bits, from, sizeof bits);
+  const __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
+  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
 }
 
-inline float fp16_number(std::uint16_t bits) {
-  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
-}
+// Numbers of four bits, two a byte, the low half first. A row holds sixteen different numbers, and a
+// vector holds sixteen: codes pick from it and nothing is converted.
+class FourBit {
+ public:
+  explicit FourBit(ScaleBias row)
+      : sixteen_(_mm512_fmadd_ps(_mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                 _mm512_set1_ps(row.scale), _mm512_set1_ps(row.bias))) {}
+
+  V numbers(const std::uint8_t* from) const {
+    return pick(_mm_loadl_epi64(reinterpret_cast<const __m128i_u*>(from)));
+  }
+  V numbers(const std::uint8_t* from, int count) const {
+    return pick(_mm_maskz_loadu_epi8(first_numbers((count + 1) / 2), from));
+  }
+
+ private:
+  V pick(__m128i bytes) const {
+    // Eight codes are four bytes: each lane takes those that hold its own and shifts it down. The
+    // permutation looks at the lowest four bits only.
+    const __m512i which = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i shift = _mm512_set_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0);
+    const __m512i eights = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(bytes));
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(eights, shift), sixteen_);
+  }
+
+  V sixteen_;
+};
 
 }  // namespace
 }  // namespace tailrank::avx512

@@ -61,15 +61,33 @@ inline V load_u8(const std::uint8_t* from, int count = kWidth) {
   return __builtin_convertvector(widen<Bytes>(from, count), V);
 }
 
-// Two numbers a byte, the low half first.
-inline V load_u4(const std::uint8_t* from, int count = kWidth) {
-  std::uint8_t bytes[2] = {};
-  std::memcpy(bytes, from, static_cast<std::size_t>((count + 1) / 2));
-  const std::uint32_t low = bytes[0], high = bytes[1];
-  return __builtin_convertvector(U{low & 15, low >> 4, high & 15, high >> 4}, V);
+struct ScaleBias {
+  float scale, bias;
+};
+
+inline ScaleBias load_two_fp16(const std::uint8_t* from) {
+  std::uint16_t bits[2];
+  std::memcpy(bits, from, sizeof bits);
+  const V both = from_fp16(U{bits[0], bits[1], 0, 0});
+  return {both[0], both[1]};
 }
 
-inline float fp16_number(std::uint16_t bits) { return from_fp16(U{bits, 0, 0, 0})[0]; }
+// Numbers of four bits, two a byte, the low half first.
+class FourBit {
+ public:
+  explicit FourBit(ScaleBias row) : scale_(broadcast(row.scale)), bias_(broadcast(row.bias)) {}
+
+  V numbers(const std::uint8_t* from, int count = kWidth) const {
+    std::uint8_t bytes[2] = {};
+    std::memcpy(bytes, from, static_cast<std::size_t>((count + 1) / 2));
+    const std::uint32_t low = bytes[0], high = bytes[1];
+    const U codes = {low & 15, low >> 4, high & 15, high >> 4};
+    return multiply_add(scale_, __builtin_convertvector(codes, V), bias_);
+  }
+
+ private:
+  V scale_, bias_;
+};
 
 }  // namespace
 }  // namespace tailrank::portable
