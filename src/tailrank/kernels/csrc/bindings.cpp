@@ -8,6 +8,8 @@
 namespace nb = nanobind;
 
 NB_MODULE(_native, module) {
+  // A ranker that some module still holds when Python ends is no mistake.
+  nb::set_leak_warnings(false);
   using tailrank::Isa;
   nb::enum_<Isa>(module, "Isa")
       .value("portable", Isa::portable)
