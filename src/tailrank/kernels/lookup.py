@@ -19,7 +19,7 @@ from tailrank.kernels import native
 from tailrank.kernels.native import IsaName
 from tailrank.kernels.reference import Pooling, RowFormat
 
-# The winner of benchmarks/bench_lookup.py on Zen 5.
+# The winner of the sweep in benchmarks/bench_lookup.py on Zen 5.
 PREFETCH_ROWS = 96
 PREFETCH_ROWS_MAX = 511
 _INT64, _FP32, _BF16 = torch.int64, torch.float32, torch.bfloat16
