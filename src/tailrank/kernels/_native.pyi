@@ -6,3 +6,11 @@ class Isa(enum.Enum):
     avx512 = 2
 
 def can_run(isa: Isa) -> bool: ...
+
+class DenseIsa(enum.Enum):
+    portable = 0
+    avx2 = 1
+    avx512 = 2
+    avx512_bf16 = 3
+
+def can_run_dense(isa: DenseIsa) -> bool: ...

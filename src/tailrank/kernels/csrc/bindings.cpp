@@ -2,6 +2,7 @@
 // the Python modules beside own the tensors and check shapes and types before they call.
 #include <nanobind/nanobind.h>
 
+#include "dense_binding.h"
 #include "isa.h"
 #include "lookup_binding.h"
 
@@ -17,4 +18,5 @@ NB_MODULE(_native, module) {
       .value("avx512", Isa::avx512);
   module.def("can_run", &tailrank::can_run);
   tailrank::bind_lookup(module);
+  tailrank::bind_dense(module);
 }

@@ -1,0 +1,70 @@
+// Dense arithmetic of small batches: what one instruction set offers to the code above it.
+//
+// This header holds declarations and plain structs only, for it is included by files that are
+// compiled for different instruction sets.
+//
+// Legend: B rows, K inputs, N outputs, F vectors, D dim.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tailrank {
+
+// The instruction sets of `isa.h`, and AVX-512 with products of bf16 pairs as the widest.
+enum class DenseIsa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+
+enum class DenseFormat : int { fp32 = 0, bf16 = 1 };
+
+// y = act(x . W + initial): one layer on a block of rows.
+//
+// `x` holds floats, or bf16 whose rows end with zeros up to an even width. `packed` is what
+// `pack_linear` wrote. Each row starts from `initial + initial_row[b] * initial_stride`, or from
+// `initial` itself where `initial_row` is null: a bias, or what the user's share of the layer gave.
+// Rows of `initial` and of the outputs are `padded_outputs` wide. The sum of a part of K is kept in
+// `sums_BN`; `y_bf16` receives the result as bf16 where it is not null.
+struct LinearCall {
+  const void* x;
+  std::ptrdiff_t x_stride;  // in elements
+  std::int64_t num_rows;
+  const void* packed;
+  int num_inputs;
+  int num_outputs;
+  const float* initial;
+  const std::int64_t* initial_row;
+  std::ptrdiff_t initial_stride;
+  float* sums_BN;
+  std::ptrdiff_t sums_stride;
+  std::uint16_t* y_bf16;
+  std::ptrdiff_t y_bf16_stride;
+  bool rectify;
+};
+
+// Dot products of vector i with every vector before it, for i from `first` to `count` - 1, one row
+// of the lower triangle after the other. `transposed_DF` is room for D * `padded_vectors(count)`.
+struct InteractionCall {
+  const float* const* vectors_F;
+  int count;
+  int first;
+  int dim;
+  float* transposed_DF;
+  float* out;
+};
+
+struct DenseKernels {
+  int lanes;  // floats of a vector register, and what widths are padded to
+  std::size_t (*packed_bytes)(DenseFormat format, int num_inputs, int num_outputs);
+  void (*pack_linear)(DenseFormat format, const float* weight_NK, std::ptrdiff_t weight_stride,
+                      int num_inputs, int num_outputs, void* packed);
+  void (*linear)(DenseFormat format, const LinearCall& call);
+  void (*interact)(const InteractionCall& call);
+  void (*to_bf16)(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, int width,
+                  std::uint16_t* out, std::ptrdiff_t out_stride);
+};
+
+namespace portable { extern const DenseKernels kDense; }
+namespace avx2 { extern const DenseKernels kDense; }
+namespace avx512 { extern const DenseKernels kDense; }
+namespace avx512_bf16 { extern const DenseKernels kDense; }
+
+}  // namespace tailrank

@@ -1,0 +1,85 @@
+// A stack of linear layers with packed weights, run on blocks of rows.
+//
+// Legend: B rows, K inputs, N outputs, U user rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "dense.h"
+#include "memory.h"
+
+namespace tailrank {
+
+// Rows that go through all layers before the next do: what lies between layers then stays in the
+// second cache, and large weights are read once for this many. Swept by benchmarks/bench_dense.py.
+constexpr std::int64_t kBlockRows = 256;
+
+struct LayerWeights {
+  const float* weight_NK;
+  std::ptrdiff_t weight_stride;
+  const float* bias_N;
+  int num_inputs;
+  int num_outputs;
+  bool rectify;
+};
+
+// What a layer adds to: one row for all, or row `row_B[b]` of `rows`.
+struct Initial {
+  const float* rows = nullptr;  // null: the layer's own bias
+  const std::int64_t* row_B = nullptr;
+  std::ptrdiff_t stride = 0;
+};
+
+struct Space {
+  Buffer<std::uint16_t> bf16[2];
+  Buffer<float> floats[2];
+};
+
+class PackedLayer {
+ public:
+  PackedLayer(const DenseKernels& kernels, DenseFormat format, const LayerWeights& weights);
+
+  int num_inputs() const { return num_inputs_; }
+  int num_outputs() const { return num_outputs_; }
+  // Floats that the layer writes for each row.
+  int padded_outputs() const { return padded_outputs_; }
+
+  // `x` in the layer's format; the result as floats in `sums_BN`, or as bf16 where `y` is not null.
+  void run(std::int64_t num_rows, const void* x, std::ptrdiff_t x_stride, const Initial& initial,
+           float* sums_BN, std::ptrdiff_t sums_stride, std::uint16_t* y_bf16,
+           std::ptrdiff_t y_bf16_stride) const;
+
+ private:
+  const DenseKernels* kernels_;
+  DenseFormat format_;
+  int num_inputs_, num_outputs_, padded_outputs_;
+  bool rectify_;
+  Buffer<std::uint8_t> packed_;
+  Buffer<float> bias_;
+};
+
+// Safe from several threads, each with its own space.
+class PackedMlp {
+ public:
+  PackedMlp(const DenseKernels& kernels, DenseFormat format,
+            const std::vector<LayerWeights>& layers);
+
+  bool empty() const { return layers_.empty(); }
+  int num_inputs() const { return layers_.front().num_inputs(); }
+  int num_outputs() const { return layers_.back().num_outputs(); }
+  int padded_outputs() const { return layers_.back().padded_outputs(); }
+
+  // At most kBlockRows rows; `out_BN` has room for `padded_outputs` floats in each row.
+  void run(std::int64_t num_rows, const float* x_BK, std::ptrdiff_t x_stride,
+           const Initial& initial, float* out_BN, std::ptrdiff_t out_stride, Space& space) const;
+
+ private:
+  const DenseKernels* kernels_;
+  DenseFormat format_;
+  std::vector<PackedLayer> layers_;
+  int widest_ = 0;
+};
+
+}  // namespace tailrank
