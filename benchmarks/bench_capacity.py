@@ -141,9 +141,7 @@ def floor_of_a_query(target: Target, rounds: int) -> dict[str, float]:
 def flops_per_item(target: Target) -> int:
     """Multiplications and additions of the dense layers for one item."""
     assert isinstance(target.ranker, CpuRanker)
-    return sum(
-        2 * packed.numel() for stack in target.ranker.packed_stacks for packed, _, _ in stack.stages
-    )
+    return 2 * target.ranker.num_dense_weights
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -13,7 +13,7 @@ from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, 
 from tailrank.inference import Ranker, load
 from tailrank.inference.artifact import save_artifact
 from tailrank.inference.precision import Precision
-from tailrank.kernels import onednn
+from tailrank.kernels import native, onednn
 from tailrank.models import RankingModel, build_model
 from tailrank.models.registry import architecture_names, config_for
 
@@ -23,6 +23,7 @@ RANKERS = {
     "cpu-torch-tables": {"device": "cpu", "embedding_backend": "torch"},
     "cpu-mkl": {"device": "cpu", "dense_backend": "mkl"},
     "cpu-onednn": {"device": "cpu", "dense_backend": "onednn"},
+    "cpu-native": {"device": "cpu", "dense_backend": "native"},
 }
 # bf16 keeps 8 bits of mantissa; dense layers in bf16 round once per layer.
 TOLERANCE = {"fp32": 1e-5, "rows=bf16,dense=fp32": 1e-2, "bf16": 3e-2}
@@ -69,6 +70,8 @@ class Artifacts:
     _loaded: dict[tuple[str, str, bool], Ranker] = field(default_factory=dict)
 
     def ranker(self, ranker: str, model: str, user_side: bool = True) -> Ranker:
+        if "native" in ranker and (reason := native.why_unavailable()):
+            pytest.skip(reason)
         key = (ranker, model, user_side)
         if key not in self._loaded:
             self._loaded[key] = load(self.paths[model, user_side], **RANKERS[ranker])[0]

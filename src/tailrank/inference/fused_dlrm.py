@@ -10,16 +10,16 @@ inputs, M outputs, L ids.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
 from tailrank.features import SIDES, FeatureBatch, Side, SideFeatures
+from tailrank.inference.dense_layers import layers_of
 from tailrank.kernels import native
-from tailrank.kernels.dense import DenseFormat, DenseIsaName, Layer, PackedWeights, choose_dense_isa
+from tailrank.kernels.dense import DenseFormat, DenseIsaName, PackedWeights, choose_dense_isa
 from tailrank.kernels.lookup import PREFETCH_ROWS
 from tailrank.kernels.reference import RowFormat
 from tailrank.models.dlrm import DLRM, DLRMConfig
@@ -27,25 +27,6 @@ from tailrank.models.dlrm import DLRM, DLRMConfig
 _ROW_FORMATS: dict[torch.dtype, RowFormat] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _FP32, _INT64 = torch.float32, torch.int64
 _SideArguments = tuple[int, int, int, int, int, int]
-
-
-def layers_of(stack: nn.Sequential) -> list[Layer]:
-    """The linear layers of a stack of Linear and ReLU.
-
-    Raises:
-        BackendUnavailable: the stack holds another kind of layer.
-    """
-    layers: list[Layer] = []
-    modules = [*stack, None]
-    for module, following in pairwise(modules):
-        if isinstance(module, nn.Linear):
-            rectified = isinstance(following, nn.ReLU)
-            layers.append(Layer(module.weight.detach(), module.bias.detach(), rectified))
-        elif not isinstance(module, nn.ReLU):
-            raise BackendUnavailable(
-                f"the cpu ranker has no {type(module).__name__} layer; the eager ranker has"
-            )
-    return layers
 
 
 def column_order(config: DLRMConfig) -> tuple[Tensor, int]:

@@ -12,7 +12,8 @@ from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureBatch
 from tailrank.inference.arena_tables import EmbeddingBackend
 from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weights, read_record
-from tailrank.inference.cpu import CpuRanker, DenseBackend, place_in_arena
+from tailrank.inference.cpu import CpuRanker, place_in_arena
+from tailrank.inference.dense_layers import DenseBackend
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.precision import DTYPES, Precision
 from tailrank.models import ModelConfig, RankingModel, build_model

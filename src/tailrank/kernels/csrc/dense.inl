@@ -19,9 +19,9 @@ namespace {
 
 constexpr int L = TAILRANK_LANES;
 constexpr int kPanel = TAILRANK_PANEL;  // vectors of a panel
-// Inputs that one pass takes: a panel of them stays in the first or second cache while the rows go
-// by. Swept by benchmarks/bench_dense.py.
-constexpr int kPassInputs = TAILRANK_PASS;
+// Inputs that one pass takes. Passes of 64 to 512 were slower than one pass in every layer of the
+// presets (docs/lab-notes.md); a panel of more than this would no longer fit into the second cache.
+constexpr int kPassInputs = 4096;
 
 typedef float vec __attribute__((vector_size(4 * L)));
 typedef std::uint32_t uvec __attribute__((vector_size(4 * L)));

@@ -2,5 +2,4 @@
 #define TAILRANK_LANES 8
 #define TAILRANK_PANEL 2
 #define TAILRANK_SUMS 12
-#define TAILRANK_PASS 256
 #include "dense.inl"

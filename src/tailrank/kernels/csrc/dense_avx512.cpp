@@ -2,5 +2,4 @@
 #define TAILRANK_LANES 16
 #define TAILRANK_PANEL 4
 #define TAILRANK_SUMS 24
-#define TAILRANK_PASS 128
 #include "dense.inl"

@@ -1,0 +1,158 @@
+"""Stacks of linear layers for the CPU ranker: which arithmetic runs them, and how that is chosen.
+
+Legend: B rows, N input width, M output width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tailrank.core.errors import BackendUnavailable
+from tailrank.kernels import dense, native, onednn
+from tailrank.kernels.dense import DenseFormat
+from tailrank.models import RankingModel
+
+DenseBackend = Literal["native", "mkl", "onednn"]
+# Rows of the timing that chooses a backend: the mean part of a production query.
+_CALIBRATION_ROWS = 128
+_CALIBRATION_ROUNDS = 15
+# Native layers are kept up to this ratio to the fastest: they save what a timing of bare stacks at
+# one size does not see, the calls around them and more at small batches (docs/adr/0002).
+_NATIVE_ALLOWANCE = 1.1
+
+
+def layers_of(stack: nn.Sequential) -> list[dense.Layer]:
+    """The linear layers of a stack of Linear and ReLU.
+
+    Raises:
+        BackendUnavailable: the stack holds another kind of layer.
+    """
+    layers: list[dense.Layer] = []
+    modules = [*stack, None]
+    for module, following in pairwise(modules):
+        if isinstance(module, nn.Linear):
+            rectified = isinstance(following, nn.ReLU)
+            layers.append(dense.Layer(module.weight.detach(), module.bias.detach(), rectified))
+        elif not isinstance(module, nn.ReLU):
+            raise BackendUnavailable(
+                f"the cpu ranker has no {type(module).__name__} layer; the eager ranker has"
+            )
+    return layers
+
+
+class PackedMLP(nn.Module):
+    """The linear layers of an `nn.Sequential` of Linear and ReLU, without their modules' overhead.
+
+    Args:
+        layers: the stack to replace.
+        backend: `native` (our kernels, one call for the stack), `mkl` (torch's own matrix product)
+            or `onednn` (prepacked weights).
+        dtype: of weights and activations inside; input and output stay fp32.
+
+    Raises:
+        BackendUnavailable: the stack holds another kind of layer.
+    """
+
+    def __init__(
+        self, layers: nn.Sequential, backend: DenseBackend, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.backend, self.dtype = backend, dtype
+        self._native: dense.PackedMlp | None = None
+        self._stages: list[tuple[Tensor, Tensor, bool]] = []
+        found = layers_of(layers)
+        if backend == "native":
+            self._native = dense.PackedMlp(found, format_of(dtype))
+            return
+        for layer in found:
+            weight_MN, bias_M = layer.weight_MN.to(dtype), layer.bias_M.to(dtype)
+            packed = onednn.pack(weight_MN) if backend == "onednn" else weight_MN.t().contiguous()
+            self._stages.append((packed, bias_M, layer.rectified))
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        """The stack's output (B, M), fp32."""
+        if self._native is not None:
+            return self._native(x_BN)
+        x_BN = x_BN.to(self.dtype)
+        for packed, bias_M, rectified in self._stages:
+            if self.backend == "onednn":
+                x_BN = onednn.linear(x_BN, packed, bias_M)
+            else:
+                x_BN = torch.addmm(bias_M, x_BN, packed)
+            if rectified:
+                x_BN.relu_()
+        return x_BN.float()
+
+
+def format_of(dtype: torch.dtype) -> DenseFormat:
+    """The native kernels' word for a number format."""
+    return "bf16" if dtype is torch.bfloat16 else "fp32"
+
+
+def stacks_of(model: RankingModel) -> dict[str, nn.Sequential]:
+    """The model's stacks of linear layers that hold any, by name."""
+    named = model.named_children()
+    return {name: m for name, m in named if isinstance(m, nn.Sequential) and len(m)}
+
+
+def with_packed_layers(
+    model: RankingModel, backend: DenseBackend, dtype: torch.dtype
+) -> RankingModel:
+    """A shallow copy of the model with every stack of linears packed; the tables are shared."""
+    packed = copy.copy(model)
+    packed._modules = dict(model._modules)
+    for name, stack in stacks_of(model).items():
+        setattr(packed, name, PackedMLP(stack, backend, dtype))
+    return packed
+
+
+def time_backends(stacks: list[nn.Sequential], dtype: torch.dtype) -> dict[str, float]:
+    """Median microseconds of all stacks on one thread, by backend, measured in turns.
+
+    Raises:
+        BackendUnavailable: no backend here has this number format.
+    """
+    backends: list[DenseBackend] = []
+    if dtype is torch.float32:
+        backends.append("mkl")
+    if onednn.why_unavailable(dtype) is None:
+        backends.append("onednn")
+    if native.why_unavailable() is None:
+        backends.append("native")
+    if not backends:
+        onednn.require(dtype)
+    if len(backends) == 1:
+        return {backends[0]: 0.0}
+    widths = [next(stack.parameters()).shape[1] for stack in stacks]
+    inputs = [torch.randn(_CALIBRATION_ROWS, width) for width in widths]
+    packed = {name: [PackedMLP(stack, name, dtype) for stack in stacks] for name in backends}
+    samples: dict[str, list[float]] = {name: [] for name in backends}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(_CALIBRATION_ROUNDS):
+                for name in backends:
+                    started = time.perf_counter()
+                    for stack, x_BN in zip(packed[name], inputs, strict=True):
+                        stack(x_BN)
+                    samples[name].append((time.perf_counter() - started) * 1e6)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: round(statistics.median(times), 1) for name, times in samples.items()}
+
+
+def fastest(timings_us: dict[str, float]) -> DenseBackend:
+    """The backend of the smallest time, with an allowance for the native one."""
+    least = min(timings_us, key=timings_us.__getitem__)
+    if timings_us.get("native", math.inf) <= _NATIVE_ALLOWANCE * timings_us[least]:
+        return "native"
+    return "onednn" if least == "onednn" else "mkl"
