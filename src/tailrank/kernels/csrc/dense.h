@@ -41,13 +41,14 @@ struct LinearCall {
 };
 
 // Dot products of vector i with every vector before it, for i from `first` to `count` - 1, one row
-// of the lower triangle after the other. `transposed_DF` is room for D * `padded_vectors(count)`.
+// of the lower triangle after the other. `work` has room for (D + 8) times as many floats as there
+// are vectors, rounded up to 16.
 struct InteractionCall {
   const float* const* vectors_F;
   int count;
   int first;
   int dim;
-  float* transposed_DF;
+  float* work;
   float* out;
 };
 

@@ -41,7 +41,8 @@ inline void store(void* to, V value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-inline vec broadcast(float x) { return vec{} + x; }
+// Less 0 rather than plus 0, which would be an instruction: it turns -0 into 0.
+inline vec broadcast(float x) { return x - vec{}; }
 
 inline vec as_floats(uvec bits) { return reinterpret_cast<vec>(bits); }
 
@@ -379,7 +380,7 @@ void transpose_vectors(const InteractionCall& call) {
           square[i] = load_first(call.vectors_F[f + i] + d, dims);
       }
       transpose(square);
-      float* out = call.transposed_DF + (std::ptrdiff_t{f} * call.dim) + d * L;
+      float* out = call.work + (std::ptrdiff_t{f} * call.dim) + d * L;
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i)
         if (i < dims) store(out + i * L, square[i]);
@@ -415,25 +416,26 @@ void dot_rows(const float* const* vectors, const float* panel, int dim, float* o
 
 void interact(const InteractionCall& call) {
   transpose_vectors(call);
-  // Products of one panel width at a time; 64 vectors need 4 panels of 16.
-  float products[kDotRows * L];
+  const std::ptrdiff_t stride = vectors_of(call.count) * L;
+  float* products = call.work + stride * call.dim;
   float* out = call.out;
+  const float* end = out + (call.count * (call.count - 1) - call.first * (call.first - 1)) / 2;
   for (int row = call.first; row < call.count; row += kDotRows) {
     const int rows = call.count - row < kDotRows ? call.count - row : kDotRows;
-    for (int column = 0; column < row + rows; column += L) {
-      dot_rows<kDotRows>(call.vectors_F + row, call.transposed_DF + std::ptrdiff_t{column} * call.dim,
-                         call.dim, products, L, rows);
-      float* to = out;
-      for (int r = 0; r < rows; ++r) {
-        const int wanted = row + r - column;  // vectors before this one, from this panel on
-        if (wanted >= L)
-          store(to + column, load<vec>(products + r * L));
+    for (int column = 0; column < row + rows; column += L)
+      dot_rows<kDotRows>(call.vectors_F + row, call.work + std::ptrdiff_t{column} * call.dim,
+                         call.dim, products + column, stride, rows);
+    // A whole register is stored even where fewer products belong to the row: the rows after it
+    // come later and start where it ends.
+    for (int r = 0; r < rows; out += row + r, ++r)
+      for (int column = 0; column < row + r; column += L) {
+        const float* from = products + r * stride + column;
+        float* to = out + column;
+        if (end - to >= L)
+          store(to, load<vec>(from));
         else
-          for (int i = 0; i < wanted; ++i) to[column + i] = products[r * L + i];
-        to += row + r;
+          for (int i = 0; column + i < row + r; ++i) to[i] = from[i];
       }
-    }
-    for (int r = 0; r < rows; ++r) out += row + r;
   }
 }
 

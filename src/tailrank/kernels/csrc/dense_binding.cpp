@@ -106,13 +106,13 @@ void dot_interaction(DenseIsa isa, std::int64_t num_rows, int count, int first, 
                      std::uintptr_t vectors_BFD, std::uintptr_t out_BP) {
   nb::gil_scoped_release released;
   const DenseKernels& kernels = kernels_for(isa);
-  Buffer<float> transposed(static_cast<std::size_t>((count + 16) * dim));
+  Buffer<float> work(static_cast<std::size_t>((count + 16) * (dim + 8)));
   std::vector<const float*> vectors(static_cast<std::size_t>(count));
   const std::ptrdiff_t products = (count * (count - 1) - first * (first - 1)) / 2;
   for (std::int64_t row = 0; row < num_rows; ++row) {
     const float* base = pointer<const float>(vectors_BFD) + row * count * dim;
     for (int i = 0; i < count; ++i) vectors[static_cast<std::size_t>(i)] = base + i * dim;
-    kernels.interact({vectors.data(), count, first, dim, transposed.get(),
+    kernels.interact({vectors.data(), count, first, dim, work.get(),
                       pointer<float>(out_BP) + row * products});
   }
 }

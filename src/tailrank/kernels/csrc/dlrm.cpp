@@ -235,7 +235,7 @@ void Dlrm::multiply(const float* user_vectors, const float* item_vectors, float*
   call.count = user_.num_vectors + num_item;
   call.first = item_vectors ? user_.num_vectors : 0;
   call.dim = dim;
-  call.transposed_DF = space.transposed.reserve(room(dim, spread(call.count)));
+  call.work = space.products.reserve(room(dim + 8, spread(call.count)));
   call.out = out;
   kernels_->interact(call);
 }

@@ -82,7 +82,7 @@ class Dlrm {
     Buffer<float> user_block, item_block;        // inputs of the top MLP, by side
     Buffer<float> user_vectors, item_vectors;    // what is multiplied
     Buffer<float> bottom_shares, top_shares;     // of each user row
-    Buffer<float> transposed, logits, lookup;
+    Buffer<float> products, logits, lookup;
     Buffer<std::uint16_t> rounded;
     Buffer<std::int64_t> offsets;
     std::vector<const float*> vectors;

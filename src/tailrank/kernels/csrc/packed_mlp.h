@@ -12,8 +12,8 @@
 
 namespace tailrank {
 
-// Rows that go through all layers before the next do: what lies between layers then stays in the
-// second cache, and large weights are read once for this many. Swept by benchmarks/bench_dense.py.
+// Rows that go through all layers before the next do, so that the memory in between is bounded and
+// large weights are read once for this many. Blocks of 64 and 128 were not faster (docs/lab-notes.md).
 constexpr std::int64_t kBlockRows = 256;
 
 struct LayerWeights {
