@@ -41,7 +41,8 @@ sanitize: $(STAMP)
 	$(BUILD_KERNELS) -B build/sanitize/objects -DTAILRANK_SANITIZE=ON \
 		-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath build/sanitize/site/tailrank/kernels)
 	$(BIN)/cmake --build build/sanitize/objects
-	$(SANITIZED) $(BIN)/python -m pytest -q tests/contract/test_lookup.py --hypothesis-profile=fuzz
+	$(SANITIZED) $(BIN)/python -m pytest -q tests/contract/test_lookup.py \
+		tests/contract/test_dense.py --hypothesis-profile=fuzz
 
 demo: setup
 	$(BIN)/tailrank demo --overwrite
