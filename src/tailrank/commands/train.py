@@ -65,8 +65,9 @@ def train(
 ) -> int:
     """Train a ranking model, stop on validation rows, score the test rows once.
 
-    What is not set follows the recipe for the data set, which result.json records. Ctrl-C saves
-    a checkpoint beside OUT, and --resume goes on from it.
+    What is not set follows the recipe for model and data set; where there is none, the defaults
+    in brackets, with batches and passes by the number of rows. The run says them before it starts
+    and result.json records them. Ctrl-C saves a checkpoint beside OUT; --resume goes on from it.
 
     Example: tailrank train dlrm --data synthetic:rows=300000,seed=1 --out runs/first
 
@@ -81,29 +82,29 @@ def train(
             with --schema), or synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
-        epochs: Passes over the training rows at most.
-        batch_items: Rows per step.
-        lr: Learning rate of the dense layers.
-        table_lr: Learning rate of the embedding tables.
-        optimizer: Optimiser of the dense layers.
-        table_optimizer: Optimiser of the embedding tables.
-        weight_decay: L2 factor on the dense layers.
-        table_l2: L2 factor on the table rows that a batch reads.
-        clip_norm: Norm that the gradients of a step are scaled down to.
-        lr_schedule: How the rate of the dense layers falls to zero over the run.
-        warmup_steps: Steps at the start over which the rate rises.
+        epochs: Passes over the training rows at most (as many as make 2000 steps, up to 20).
+        batch_items: Rows per step (64 to 2048: so many that a pass has 128 steps or more).
+        lr: Learning rate of the dense layers (0.01).
+        table_lr: Learning rate of the embedding tables (that of the dense layers).
+        optimizer: Optimiser of the dense layers (adagrad).
+        table_optimizer: Optimiser of the embedding tables (rowwise_adagrad).
+        weight_decay: L2 factor on the dense layers (0).
+        table_l2: L2 factor on the table rows that a batch reads (0).
+        clip_norm: Norm that the gradients of a step are scaled down to (no limit).
+        lr_schedule: How the rate of the dense layers falls to zero over the run (constant).
+        warmup_steps: Steps at the start over which the rate rises (0).
         schedule_tables: Let the rate of the tables follow too.
-        evaluate_every: Steps between evaluations on validation rows.
-        select_by: Validation metric that chooses the weights to keep.
-        patience: Evaluations without a better value of it before training stops.
-        embedding_dim: Columns of every table; 1 for logistic_regression, and one more than the
+        evaluate_every: Steps between evaluations on validation rows (a pass).
+        select_by: Validation metric that chooses the weights to keep (logloss).
+        patience: Evaluations without a better value of it before training stops (3).
+        embedding_dim: Columns of every table (16); 1 for logistic_regression, and one more than the
             factors for matrix_factorization and factorization_machine.
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
         features: Names of the features to use, as in user_id,movie_id; default: all.
         schema: What the columns of a table mean, for table:FILE.
-        min_count: Categories seen fewer times count as unknown.
+        min_count: Categories seen fewer times count as unknown (2).
         integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
         seed: Of weights and row order.
         checkpoint_every: Steps between checkpoints; each evaluation saves one anyway.
@@ -122,11 +123,12 @@ def train(
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.training.procedure import train_and_test
-    from tailrank.training.recipe import recipe_for
+    from tailrank.training.recipe import RECIPES, for_rows, recipe_for
     from tailrank.training.tensorboard import TensorBoardLog
 
     typed = command_line(train, locals())
-    recipe = recipe_for(model, DatasetName.parse(data).kind)
+    kind = DatasetName.parse(data).kind
+    recipe = recipe_for(model, kind)
     sizes = {
         "bottom_mlp": _widths("--bottom-mlp", bottom_mlp),
         "top_mlp": _widths("--top-mlp", top_mlp),
@@ -176,6 +178,11 @@ def train(
     scratch = None if dry_run else out.parent
     with console.progress("read") as progress:
         dataset = open_dataset(data, recipe.data, schema=schema, scratch=scratch, progress=progress)
+    if (model, kind) not in RECIPES:
+        num_rows = dataset.num_rows(("train",))
+        sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
+        recipe = replace(recipe, training=sized)
+    console.note(_plan(dataset, recipe))
     needed = recipe.bytes_needed(dataset.spec)
     console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
     check_fits(needed)
@@ -205,6 +212,16 @@ def train(
     console.metrics(result.metrics)
     console.finish(result)
     return 0
+
+
+def _plan(dataset: Dataset, recipe: Recipe) -> str:
+    """How many steps there will be."""
+    training, num_rows = recipe.training, dataset.num_rows(("train",))
+    every = training.evaluate_every or training.steps_per_epoch(num_rows)
+    return (
+        f"plan: at most {training.steps_planned(num_rows):,} steps of {training.batch_items:,} "
+        f"rows, {training.epochs} x {num_rows:,} training rows; validation every {every:,} steps"
+    )
 
 
 def _dry_run(

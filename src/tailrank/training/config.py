@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -98,6 +99,14 @@ class TrainingConfig:
         ):
             if getattr(self, field) not in get_args(kind):
                 raise ConfigError(field, getattr(self, field), " or ".join(get_args(kind)))
+
+    def steps_per_epoch(self, num_rows: int) -> int:
+        """Steps of one pass over `num_rows` rows."""
+        return math.ceil(num_rows / self.batch_items)
+
+    def steps_planned(self, num_rows: int) -> int:
+        """Steps at most, when training on `num_rows` rows."""
+        return self.steps or self.epochs * self.steps_per_epoch(num_rows)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""

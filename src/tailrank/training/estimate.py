@@ -55,8 +55,8 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
     """
     config = recipe.training
     num_rows = {split: dataset.num_rows((split,)) for split in SPLITS}
-    steps_per_epoch = math.ceil(num_rows["train"] / config.batch_items)
-    steps = config.steps or config.epochs * steps_per_epoch
+    steps_per_epoch = config.steps_per_epoch(num_rows["train"])
+    steps = config.steps_planned(num_rows["train"])
     check_warmup(config, max(config.epochs * steps_per_epoch, steps))
     check_selection(config, dataset)
     model = build_model(recipe.model_config(dataset.spec), config.seed)

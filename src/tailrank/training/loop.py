@@ -138,7 +138,7 @@ class _Run:
         self.dataset, self.config, self.folder, self.splits = dataset, config, folder, splits
         self.step = TrainStep(model, config)
         self.validates = "validation" not in splits
-        self.steps_per_epoch = math.ceil(dataset.num_rows(splits) / config.batch_items)
+        self.steps_per_epoch = config.steps_per_epoch(dataset.num_rows(splits))
         # The rate decays towards the end of all passes even if a chosen step comes before.
         self.horizon = max(config.epochs * self.steps_per_epoch, config.steps or 0)
         self.steps = config.steps or self.horizon

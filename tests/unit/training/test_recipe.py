@@ -1,0 +1,65 @@
+"""What training is told where nobody looked for settings: few rows get enough steps."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tailrank.cli import main
+from tailrank.commands.train import train
+from tailrank.data.registry import DataSettings
+from tailrank.reporting.result import read_result
+from tailrank.training.config import TrainingConfig
+from tailrank.training.recipe import for_rows
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "batch_items", "epochs"),
+    [
+        (1, 64, 20),
+        (1_400, 64, 20),
+        (10_000, 64, 13),
+        (35_000, 256, 15),
+        (10**6, 2048, 5),
+        (10**8, 2048, 1),
+    ],
+)
+def test_batches_and_passes_follow_the_number_of_rows(num_rows, batch_items, epochs) -> None:
+    sized = for_rows(TrainingConfig(lr=0.3), num_rows)
+    assert (sized.batch_items, sized.epochs, sized.lr) == (batch_items, epochs, 0.3)
+
+
+def test_what_the_user_sets_stays_and_the_rest_follows_it() -> None:
+    assert for_rows(TrainingConfig(), 10_000, epochs=1).batch_items == 64
+    own = for_rows(TrainingConfig(), 10_000, batch_items=500)
+    assert (own.batch_items, own.epochs, own.steps_planned(10_000)) == (500, 20, 400)
+
+
+@pytest.mark.parametrize("extra", [[], ["--dry-run"]])
+def test_a_run_says_its_steps_before_it_starts(tmp_path: Path, capsys, extra) -> None:
+    log, schema = tmp_path / "t.csv", tmp_path / "schema.toml"
+    log.write_text("y,a,b\n" + "".join(f"{row % 2},{row % 3},{row % 5}\n" for row in range(1400)))
+    schema.write_text('label = "y"\n[[feature]]\nname = "a"\n[[feature]]\nname = "b"\n')
+    words = ["train", "dlrm", "--data", f"table:{log}", "--schema", str(schema)]
+    assert main([*words, "--epochs", "2", "--out", str(tmp_path / "run"), *extra]) == 0
+    said = "plan: at most 32 steps of 64 rows, 2 x 1,000 training rows; validation every 16 steps"
+    assert said in capsys.readouterr().out
+    if not extra:
+        recipe = read_result(tmp_path / "run/result.json").config["recipe"]
+        assert (recipe["training"]["batch_items"], recipe["training"]["epochs"]) == (64, 2)
+
+
+def test_help_names_the_defaults() -> None:
+    flags = dict(
+        re.findall(r"^        (\w+): (.*(?:\n            .*)*)", train.__doc__ or "", re.M)
+    )
+    own = {"dense_optimizer": "optimizer"}
+    for settings in (TrainingConfig(), DataSettings()):
+        for field in fields(settings):
+            name, default = own.get(field.name, field.name), getattr(settings, field.name)
+            if name in ("batch_items", "epochs", "seed") or name not in flags:
+                continue  # by the number of rows; of the command, which shows it
+            if isinstance(default, (int, float, str)) and not isinstance(default, bool):
+                shown = f"{default:g}" if isinstance(default, float) else default
+                assert re.search(rf"\b{shown}\b", flags[name]), (name, default)
