@@ -35,6 +35,8 @@ def test_train_writes_a_result_and_evaluate_agrees_with_it(model: Path, capsys) 
     assert {"auc_test", "logloss_test", "auc_attainable", "train_samples_per_s"} <= set(
         trained.metrics
     )
+    steps = [trained.metrics[name] for name in ("step_chosen", "num_steps", "num_steps_planned")]
+    assert steps == [5, 5, 5], "one pass over 5,000 rows"
     code, result = run_json(
         capsys,
         "evaluate", str(model),

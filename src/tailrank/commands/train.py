@@ -209,6 +209,7 @@ def train(
     with replace_directory(out, overwrite=overwrite or resume) as folder:
         result = _write(folder, out, trained, data=data, refit=refit, typed=typed)
     _remove(checkpoints)
+    console.note(trained.chosen.ending(recipe.training.select_by))
     console.metrics(result.metrics)
     console.finish(result)
     return 0
@@ -358,6 +359,8 @@ def _write(
             train_logloss=point.train_logloss,
             validation_auc=point.validation_auc,
             validation_logloss=point.validation_logloss,
+            validation_grouped_auc=point.validation_grouped_auc,
+            validation_ndcg_at_10=point.validation_ndcg_at_10,
         )
         for point in trained.chosen.curve
     ]

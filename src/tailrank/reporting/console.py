@@ -43,10 +43,9 @@ class Console:
         """Metrics, one a line."""
         width = max((len(name) for name in metrics), default=0)
         for name, value in metrics.items():
+            whole = isinstance(value, int) or abs(value) > 1000
             self.note(
-                f"{name:<{width}}  {value:,.0f}"
-                if abs(value) > 1000
-                else f"{name:<{width}}  {value:.4f}"
+                f"{name:<{width}}  {value:,.0f}" if whole else f"{name:<{width}}  {value:.4f}"
             )
 
     def progress(self, stage: str) -> Progress:

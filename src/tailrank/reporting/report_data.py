@@ -71,6 +71,8 @@ class LearningPoint:
     train_logloss: float | None = None
     validation_auc: float | None = None
     validation_logloss: float | None = None
+    validation_grouped_auc: float | None = None
+    validation_ndcg_at_10: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

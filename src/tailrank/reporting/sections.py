@@ -229,10 +229,26 @@ def _training(result: Result, columns: ReportData) -> Iterator[Section]:
         yield Section.of(
             "learning-curve",
             "What training learned",
-            "Logloss (lower is better) and AUC (higher is better) over training steps. The "
-            "step was chosen on the validation part; the test part was scored once, after.",
-            figures.learning_curve(columns.learning_curve, result.metrics.get("auc_attainable")),
+            "Logloss (lower is better), AUC and, where rows have groups, grouped AUC and NDCG@10 "
+            f"(higher is better) over training steps. {_chosen(result)} on the validation part; "
+            "the test part was scored once, after.",
+            figures.learning_curve(
+                columns.learning_curve,
+                result.metrics.get("auc_attainable"),
+                result.metrics.get("step_chosen"),
+            ),
         )
+
+
+def _chosen(result: Result) -> str:
+    """Which step a run kept, and how it ended."""
+    names = ("step_chosen", "num_steps", "num_steps_planned")
+    try:
+        chosen, done, planned = (result.metrics[name] for name in names)
+    except KeyError:
+        return "The step was chosen"
+    how = f"early, of {planned:,.0f} planned" if done < planned else "as planned"
+    return f"The run ended after {done:,.0f} steps, {how}; step {chosen:,.0f} was chosen"
 
 
 def _probing(result: Result, columns: ReportData) -> Iterator[Section]:

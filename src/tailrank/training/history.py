@@ -78,6 +78,7 @@ class TrainingResult:
         samples: rows seen, repetitions counted.
         train_ns: time in steps and reading, evaluation and checkpoints excluded.
         curve: one point per evaluation.
+        steps_planned: steps at most.
         best_step: the step whose weights the model holds after the run.
         stopped_early: whether validation ended the run.
         finished: False where the run was asked to stop and can be resumed.
@@ -87,6 +88,7 @@ class TrainingResult:
     samples: int = 0
     train_ns: int = 0
     curve: list[CurvePoint] = field(default_factory=list)
+    steps_planned: int = 0
     best_step: int = 0
     stopped_early: bool = False
     finished: bool = False
@@ -95,6 +97,16 @@ class TrainingResult:
     def train_samples_per_s(self) -> float:
         """Rows per second of training, reading included."""
         return self.samples / (self.train_ns / 1e9) if self.train_ns else math.nan
+
+    def ending(self, select_by: SelectBy) -> str:
+        """Which step was chosen, and why the run ended, in words."""
+        chosen = f"kept the weights of step {self.best_step:,} of {self.step:,}, the best"
+        waited = sum(point.step > self.best_step for point in self.curve)
+        if self.stopped_early:
+            times = "evaluation" if waited == 1 else "evaluations"
+            why = f"{waited} {times} without a better {select_by}"
+            return f"{chosen} {select_by}; stopped early, {why}, of {self.steps_planned:,} planned"
+        return f"{chosen} {select_by}; all steps planned were taken"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""

@@ -143,7 +143,7 @@ class _Run:
         self.horizon = max(config.epochs * self.steps_per_epoch, config.steps or 0)
         self.steps = config.steps or self.horizon
         self.every = config.evaluate_every or self.steps_per_epoch
-        self.result = TrainingResult()
+        self.result = TrainingResult(steps_planned=self.steps)
         self._loss_sum, self._loss_steps = 0.0, 0  # since the last evaluation
         self._save_due_ns = 0
         check_warmup(config, self.horizon)

@@ -42,6 +42,11 @@ class Trained:
         """Metrics for the result file; those that are undefined (NaN) are left out."""
         found = {f"{name}_test": value for name, value in self.test.compute().to_dict().items()}
         found["train_samples_per_s"] = (self.refit or self.chosen).train_samples_per_s
+        found |= {
+            "step_chosen": self.chosen.best_step,
+            "num_steps": self.chosen.step,
+            "num_steps_planned": self.chosen.steps_planned,
+        }
         best = next(p for p in self.chosen.curve if p.step == self.chosen.best_step)
         found |= {f"{name}_validation": value for name, value in best.validation().items()}
         attainable = getattr(self.dataset, "attainable_auc", None)

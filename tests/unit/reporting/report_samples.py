@@ -167,6 +167,8 @@ def _curve(shift: float) -> list[LearningPoint]:
             train_logloss=0.46 + 0.2 / step**0.3,
             validation_auc=0.78 + shift - 0.2 / step**0.4,
             validation_logloss=0.47 - shift + 0.2 / step**0.3,
+            validation_grouped_auc=0.76 + shift - 0.2 / step**0.4,
+            validation_ndcg_at_10=0.87 + shift - 0.1 / step**0.4,
         )
         for step in range(200, 6001, 200)
     ]

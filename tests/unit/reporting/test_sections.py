@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.reporting.report_samples import samples
 
@@ -31,6 +33,20 @@ def test_a_verb_shows_its_charts(verb: str) -> None:
     assert [panel.key for section in found for panel in section.panels] == CHARTS[verb]
     assert sum(not section.wide for section in found) % 2 == 0
     assert all(section.heading and section.caption for section in found)
+
+
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        (900, "ended after 900 steps, early, of 1,200 planned; step 600 was chosen"),
+        (1200, "ended after 1,200 steps, as planned; step 600 was chosen"),
+    ],
+)
+def test_the_learning_curve_says_how_the_run_ended(taken: int, said: str) -> None:
+    result, columns = samples()["train"]
+    steps = {"step_chosen": 600, "num_steps": taken, "num_steps_planned": 1200}
+    found = sections(replace(result, metrics=result.metrics | steps), columns)
+    assert said in next(s.caption for s in found if s.panels[0].key == "learning-curve")
 
 
 def test_runs_are_tabled_with_the_names_that_people_use() -> None:

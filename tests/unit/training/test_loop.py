@@ -134,6 +134,11 @@ def test_the_model_ends_with_its_best_weights_and_patience_ends_the_run() -> Non
     result = fit(model, DATASET, harsh)
     losses = {point.step: point.validation_logloss for point in result.curve}
     assert result.stopped_early
+    assert result.steps_planned == 40 * CONFIG.steps_per_epoch(DATASET.num_rows(("train",)))
+    assert result.ending("logloss") == (
+        f"kept the weights of step {result.best_step} of {result.step}, the best logloss; stopped "
+        f"early, 2 evaluations without a better logloss, of {result.steps_planned} planned"
+    )
     assert result.best_step == min(losses, key=losses.get) == list(losses)[-3]
     scored = evaluate(model, DATASET, ("validation",)).compute()
     assert scored.logloss == losses[result.best_step]

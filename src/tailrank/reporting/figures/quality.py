@@ -22,19 +22,24 @@ from tailrank.reporting.report_data import GroupBin, LearningPoint, ReliabilityB
 
 
 def learning_curve(
-    points: Sequence[LearningPoint], auc_attainable: float | None = None
+    points: Sequence[LearningPoint],
+    auc_attainable: float | None = None,
+    step_chosen: float | None = None,
 ) -> go.Figure:
-    """Logloss of training and validation over steps, and below it the AUC on validation.
+    """Logloss of training and validation over steps, and below it how well validation is ranked.
 
     Args:
         points: in order of steps.
         auc_attainable: the best AUC that the data allow, where it is known.
+        step_chosen: the step whose weights were kept, to be marked.
     """
     figure = stacked_figure(2, shared_x=True)
     series = (
         ("training logloss", "train_logloss", 1, BLUE, "solid"),
         ("validation logloss", "validation_logloss", 1, ORANGE, "dash"),
         ("validation AUC", "validation_auc", 2, GREEN, "solid"),
+        ("validation grouped AUC", "validation_grouped_auc", 2, BLUE, "dash"),
+        ("validation NDCG@10", "validation_ndcg_at_10", 2, ORANGE, "dashdot"),
     )
     for name, column, row, color, dash in series:
         known = [(p.step, value) for p in points if (value := getattr(p, column)) is not None]
@@ -62,8 +67,11 @@ def learning_curve(
             row=2,
             col=1,
         )
+    if step_chosen is not None:
+        figure.add_vline(step_chosen, line={"color": GREY, "dash": "dot", "width": 2})
+    in_groups = any(point.validation_ndcg_at_10 is not None for point in points)
     figure.update_yaxes(title_text="logloss", row=1, col=1)
-    figure.update_yaxes(title_text="AUC", row=2, col=1)
+    figure.update_yaxes(title_text="AUC, NDCG@10" if in_groups else "AUC", row=2, col=1)
     figure.update_xaxes(title_text="training step", tickformat="~s", row=2, col=1)
     return figure
 

@@ -19,6 +19,17 @@ def test_the_learning_curve_leaves_out_steps_that_were_not_evaluated() -> None:
     }
 
 
+def test_the_learning_curve_shows_ranking_in_groups_and_marks_the_step_that_was_kept() -> None:
+    _, columns = samples()["train"]
+    figure = figures.learning_curve(columns.learning_curve, step_chosen=4000)
+    series = {trace.name: trace.y for trace in figure.data}
+    curve = columns.learning_curve
+    assert series["validation grouped AUC"] == tuple(p.validation_grouped_auc for p in curve)
+    assert series["validation NDCG@10"] == tuple(p.validation_ndcg_at_10 for p in curve)
+    assert {(line.x0, line.x1) for line in figure.layout.shapes} == {(4000, 4000)}
+    assert figure.layout.yaxis2.title.text == "AUC, NDCG@10"
+
+
 def test_calibration_stands_beside_the_line_where_both_agree() -> None:
     _, columns = samples()["evaluate"]
     agreed, band, observed = figures.reliability(columns.reliability).data
