@@ -40,15 +40,23 @@ class DistinctCounter:
         self.count = 0
         self.all_different = True
         """Whether no value came twice, as far as was counted."""
-        self._num_seen = 0
+        self.lies_together = True
+        """Whether equal values stand in rows that follow one another, as far as was counted."""
+        self.num_seen = 0
+        """Values counted, equal ones too."""
+        self._num_runs = 0
+        self._last: np.uint64 | None = None
 
     def add(self, hash_B: NDArray[np.uint64]) -> None:
         """Take note of values, by their hash."""
-        if self._index is None:
+        if self._index is None or not len(hash_B):
             return
-        self._num_seen += len(hash_B)
+        self.num_seen += len(hash_B)
+        self._num_runs += int((hash_B[1:] != hash_B[:-1]).sum()) + int(hash_B[0] != self._last)
+        self._last = hash_B[-1]
         self._index.code(hash_B)
-        self.all_different = self._index.num_keys == self._num_seen
+        self.all_different = self._index.num_keys == self.num_seen
+        self.lies_together = self._index.num_keys == self._num_runs
         self.count = min(self._index.num_keys, DISTINCT_MAX)
         if self._index.num_keys >= DISTINCT_MAX:
             self._index = None

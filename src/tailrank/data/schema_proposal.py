@@ -1,7 +1,8 @@
 """Proposes what the columns of a table of clicks mean, and says why, for a person to correct.
 
 The rules are plain and their reasons stand as comments beside each feature. They look at names
-only where values cannot tell: a label, a query, a time, or whether a whole number is an id.
+only where values cannot tell: a label, a query, a time, or whether a whole number is an id. A query
+without a known name is found by its rows, which stand together.
 """
 
 from __future__ import annotations
@@ -36,8 +37,14 @@ _CATEGORIES_MAX = (
     100  # a whole number with so few values has a row for each: any curve can be learnt
 )
 _SKEWED = 2.0  # that of an exponential distribution
+_UNIQUE = 0.95  # different values a row from which on none comes often enough to be learnt
+_QUERY_ROWS_MAX = 1000  # rows a query; more is a file sorted by something else
 _EPOCH_S = 1e8  # whole numbers that rise from here up are seconds, or finer, since 1970
 _BUCKETS = 1 << 20
+_BY_ROWS = (
+    "Taken for the query because its equal values stand together, not for its name: see that",
+    "it is one request, or one user, with its candidates.",
+)
 _LIST_MAX = 50
 
 
@@ -113,7 +120,8 @@ def propose_schema(
     profiles = profile_columns(file, report)
     label = _label(path, profiles, wishes)
     others = {name: profile for name, profile in profiles.items() if name != label.column}
-    query_id = _query_id(others, wishes.query_id)
+    named_query = _query_id(others, wishes.query_id)
+    query_id = named_query or _query_by_rows(others)
     profile_lists_and_queries(file, profiles, query_id, report)
     time = _time({n: p for n, p in others.items() if n != query_id}, wishes.time)
     features, comments, left_out = [], {}, {}
@@ -132,6 +140,8 @@ def propose_schema(
         raise ConfigError(str(path), left_out, "a table with a column to predict from")
     num_rows = profiles[label.column].num_rows
     comments |= _head_comments(path, num_rows, profiles, label, query_id, time)
+    if query_id != named_query:
+        comments["query_id"] += _BY_ROWS
     return Proposal(
         schema=Schema(label=label, features=tuple(features), query_id=query_id, time=time),
         num_rows=num_rows,
@@ -184,6 +194,36 @@ def _query_id(profiles: dict[str, ColumnProfile], wish: str | None) -> str | Non
     return None
 
 
+def _query_by_rows(profiles: dict[str, ColumnProfile]) -> str | None:
+    """The finest column whose equal values stand in rows that follow one another."""
+    together = {
+        name: profile.distinct.count
+        for name, profile in _repeating(profiles).items()
+        if profile.distinct.lies_together
+    }
+    return max(together, key=lambda name: together[name], default=None)
+
+
+def _repeating(profiles: dict[str, ColumnProfile]) -> dict[str, ColumnProfile]:
+    """The columns of ids that have some rows each: queries, users or items."""
+    return {
+        name: profile
+        for name, profile in profiles.items()
+        if not profile.num_missing
+        and (profile.kind == "text" or (profile.kind == "whole" and _is_category(profile)))
+        and profile.distinct.count > _CATEGORIES_MAX
+        and 2.0 <= profile.distinct.num_seen / profile.distinct.count <= _QUERY_ROWS_MAX
+        and name.lower() not in _TIMES
+        and not _is_clock(profile)
+    }
+
+
+def _is_clock(profile: ColumnProfile) -> bool:
+    """Whether whole numbers that never fall are a time."""
+    since_1970 = profile.kind == "whole" and profile.is_rising and profile.minimum >= _EPOCH_S
+    return since_1970 and not _ID.match(profile.name.lower())
+
+
 def _time(profiles: dict[str, ColumnProfile], wish: str | None) -> str | None:
     """The column that orders rows."""
     if wish is not None:
@@ -205,14 +245,7 @@ def _time(profiles: dict[str, ColumnProfile], wish: str | None) -> str | None:
         if name.lower() == called and profile.kind in ("moment", "whole", "number")
     ]
     moments = [name for name, profile in usable.items() if profile.kind == "moment"]
-    rising = [
-        name
-        for name, profile in usable.items()
-        if profile.kind == "whole"
-        and profile.is_rising
-        and profile.minimum >= _EPOCH_S
-        and not _ID.match(name.lower())
-    ]
+    rising = [name for name, profile in usable.items() if _is_clock(profile)]
     return next(iter([*by_name, *moments, *rising]), None)
 
 
@@ -271,7 +304,14 @@ def _why_unused(profile: ColumnProfile) -> str | None:
     )
     if is_key and profile.distinct.all_different:
         return "another value in every row"
-    return None
+    distinct, is_name = profile.distinct, profile.kind == "text" or _is_category(profile)
+    if profile.kind not in ("text", "whole") or not is_name or distinct.count <= _CATEGORIES_MAX:
+        return None
+    if distinct.count < _UNIQUE * distinct.num_seen:
+        return None
+    seen = f"{distinct.count:,} different values in {distinct.num_seen:,} rows, too few of each"
+    amount = "; an amount, not an id? Make it a feature of kind dense"
+    return f"{seen} to learn from{amount if profile.kind == 'whole' else ''}"
 
 
 def _is_category(profile: ColumnProfile) -> bool:
@@ -308,17 +348,27 @@ def _head_comments(
     ]
     if query_id is None:
         lines.append("No query: name one with query_id, or all features stay on the item side.")
+        some = ", ".join(
+            f"{_printable(name)} ({_rows_each(profile)})"
+            for name, profile in _repeating(profiles).items()
+            if name != label.column
+        )
+        lines += [f"Columns with several rows of each value: {some}."] if some else []
     if time is None:
         lines.append("No time: rows are split in the order of the file.")
     comments = {"label": [*lines, "", _seen(profiles[label.column])]}
     if query_id is not None:
         profile = profiles[query_id]
-        mean = num_rows / max(1, profile.distinct.count)
-        rows = f", {mean:.1f} rows each" if not profile.distinct.is_full else ""
+        rows = f", {_rows_each(profile)}" if not profile.distinct.is_full else ""
         comments["query_id"] = ["", f"{_seen(profile)}{rows}"]
     if time is not None:
         comments["time"] = ["", _seen(profiles[time]), "The oldest rows train, the newest test."]
     return comments
+
+
+def _rows_each(profile: ColumnProfile) -> str:
+    """How many rows each value has, as far as was counted."""
+    return f"{profile.distinct.num_seen / max(1, profile.distinct.count):.1f} rows each"
 
 
 def _feature_names(columns: Sequence[str]) -> dict[str, str]:

@@ -138,6 +138,67 @@ def test_a_rising_clock_is_a_time_and_a_rising_id_is_none(tmp_path: Path) -> Non
         assert propose_schema(path).schema.time == expected
 
 
+def write_requests(path: Path, *, mixed: bool = False) -> Path:
+    """Requests of four candidates each, two requests a user, under names that tell nothing."""
+    rows = np.arange(4000)
+    request = np.random.default_rng(1).permutation(1000)[rows // 4] * 7919
+    table = pl.DataFrame(
+        {
+            "y": rows % 3 % 2,
+            "lookup": request,
+            "visitor": [f"v{row // 8}" for row in rows],
+            "offer": rows * 37 % 301 * 11,
+            "ref": np.where(rows % 50, rows * 7919 % 4001, 17),
+            "clock": 1_700_000_000 + rows // 3,
+        }
+    )
+    if mixed:
+        table = table.sample(fraction=1.0, shuffle=True, seed=1).drop("clock")
+    table.write_csv(path)
+    return path
+
+
+def test_a_query_is_found_by_rows_that_stand_together(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tailrank.data.table_file._BLOCK_BYTES", 999)  # cuts requests too
+    proposal = propose_schema(write_requests(tmp_path / "t.csv"))
+    assert (proposal.schema.query_id, proposal.schema.time) == ("lookup", "clock")
+    assert {f.name: f.side for f in proposal.schema.features} == {
+        "visitor": "user",
+        "offer": "item",
+    }
+    text = proposal.to_toml()
+    assert "4.0 rows each\n# Taken for the query because its equal values stand together" in text
+    wish = Wishes(query_id="visitor")
+    proposal = propose_schema(tmp_path / "t.csv", wish)
+    assert proposal.schema.query_id == "visitor"
+    assert "Taken for the query" not in proposal.to_toml()
+
+
+def test_without_such_rows_columns_that_repeat_are_named_and_none_is_taken(tmp_path: Path) -> None:
+    proposal = propose_schema(write_requests(tmp_path / "t.csv", mixed=True))
+    assert proposal.schema.query_id is None
+    repeat = "lookup (4.0 rows each), visitor (8.0 rows each), offer (13.3 rows each)."
+    assert f"# Columns with several rows of each value: {repeat}\n" in proposal.to_toml()
+
+
+def test_ids_that_hardly_repeat_are_left_out_and_amounts_are_not(tmp_path: Path) -> None:
+    rows = np.arange(2000)
+    amount = np.random.default_rng(0).lognormal(9, 2, 2000)
+    path = tmp_path / "t.csv"
+    columns = {"y": rows % 2, "kind": rows % 5, "spent": np.floor(amount * 100).astype(int)}
+    ids = np.where(rows % 30, rows * 7919 % 2003, 17)
+    pl.DataFrame(columns | {"ref": ids, "name": [f"n{i}" for i in ids]}).write_csv(path)
+    proposal = propose_schema(path)
+    assert described(proposal) == {
+        "kind": ("item", "bag", "vocabulary"),
+        "spent": ("item", "dense", "log1p"),
+    }
+    said = f"# left out: ref: {len(set(ids)):,} different values in 2,000 rows, too few of each"
+    assert said in proposal.to_toml()
+    assert proposal.left_out["ref"].endswith("Make it a feature of kind dense")
+    assert proposal.left_out["name"].endswith("to learn from")
+
+
 def test_many_categories_are_hashed_and_long_lists_cut(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(column_profile, "DISTINCT_MAX", 100)
     monkeypatch.setattr("tailrank.data.schema_proposal.DISTINCT_MAX", 100)
