@@ -36,7 +36,7 @@ from tailrank.core.measurement import Validity
 from tailrank.core.query import BatchPart, Query
 from tailrank.features import FeatureBatch, SideFeatures
 from tailrank.inference.cpu import CpuRanker, place_in_arena
-from tailrank.inference.precision import DTYPES, Precision
+from tailrank.inference.precision import Precision
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRM
 from tailrank.models.presets import load_preset
@@ -96,7 +96,7 @@ def new_model(preset: str, scale: float, user_tables: int | None, precision: Pre
     config = load_preset(preset, scale=scale, user_tables=user_tables)
     model = build_model(config, None).eval()
     assert isinstance(model, DLRM)
-    arena = place_in_arena(model.tables, DTYPES[precision.rows])
+    arena = place_in_arena(model.tables, precision.rows)
     generator = torch.Generator().manual_seed(0)
     model.tables.reset(generator)
     for parameter in model.dense_parameters():

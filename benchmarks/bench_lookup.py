@@ -32,7 +32,7 @@ from tailrank.core.measurement import Validity
 from tailrank.inference.arena import Arena
 from tailrank.kernels import native
 from tailrank.kernels.lookup import LookupConfig, PooledLookup
-from tailrank.kernels.reference import RowFormat, read_rows
+from tailrank.kernels.row_formats import RowFormat, read_rows
 from tailrank.reporting.result import Result, to_json, write_result
 
 ROWS_PER_CALL = 64

@@ -16,7 +16,7 @@ from torch import Tensor
 from tailrank.core.errors import ConfigError
 from tailrank.kernels import native, reference
 from tailrank.kernels.lookup import PREFETCH_ROWS_MAX, LookupConfig, PooledLookup
-from tailrank.kernels.reference import RowFormat
+from tailrank.kernels.row_formats import RowFormat, read_rows
 
 pytestmark = pytest.mark.skipif(
     native.why_unavailable() is not None, reason=str(native.why_unavailable())
@@ -77,7 +77,7 @@ def expected(
     firsts = torch.tensor([0] + [len(table) for table in tables[:-1]]).cumsum(0)
     num_rows = (len(offsets) - 1) // len(tables)
     first_L = torch.repeat_interleave(firsts.repeat(num_rows), offsets.diff())
-    weight_VD = torch.cat([reference.read_rows(t, config.row_format, dim) for t in tables]).double()
+    weight_VD = torch.cat([read_rows(t, config.row_format, dim) for t in tables]).double()
     out_GD = reference.pooled_lookup(weight_VD, ids_L + first_L, offsets, weights_L, config.pooling)
     return out_GD.view(num_rows, len(tables) * dim)
 
@@ -167,7 +167,7 @@ def test_quantised_rows_are_those_of_torch() -> None:
         check(mine, op(rows, ids_L, offsets, include_last_offset=True).double())
         bound = {"int8": 0.51 / 255, "int4": 0.53 / 15}[row_format]  # scale and bias are fp16 too
         spread_V = weight_VD.amax(1, keepdim=True) - weight_VD.amin(1, keepdim=True)
-        numbers_VD = reference.read_rows(rows, row_format, 32)
+        numbers_VD = read_rows(rows, row_format, 32)
         assert bool(((numbers_VD - weight_VD).abs() <= bound * spread_V).all())
 
 

@@ -24,11 +24,11 @@ def export(
     Both models score the same held-out rows; the export is refused (exit 3) when the AUC drops by
     more than the bound.
 
-    Example: tailrank export runs/a --precision rows=bf16 --data criteo:train.tsv --out runs/b
+    Example: tailrank export runs/a --precision rows=int8 --data criteo:train.tsv --out runs/b
 
     Args:
         artifact: Folder of a trained model in fp32.
-        precision: fp32, bf16, or a mix such as rows=bf16,dense=fp32.
+        precision: fp32, bf16, or a mix such as rows=int8,dense=bf16; rows also in fp16 and int4.
         data: Held-out rows, as in criteo:PATH or synthetic:rows=N,seed=N.
         out: Folder for the exported model.
         split: Rows of the gate; a model that was refitted has seen the validation rows.

@@ -5,6 +5,7 @@ Both check every id before it is used, and their errors name the same place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -15,10 +16,9 @@ from tailrank.embeddings import EmbeddingTables, Pooled
 from tailrank.features import SIDES, FeatureBatch, Side, SideFeatures
 from tailrank.kernels import native
 from tailrank.kernels.lookup import LookupConfig, PooledLookup
-from tailrank.kernels.reference import RowFormat
+from tailrank.kernels.row_formats import format_of
 
 EmbeddingBackend = Literal["native", "torch"]
-_ROW_FORMATS: dict[torch.dtype, RowFormat] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 class ArenaTables(Protocol):
@@ -60,19 +60,38 @@ class NativeTables:
 
 
 class TorchTables:
-    """`torch.nn.functional.embedding_bag` on the merged weight."""
+    """`embedding_bag` of torch on the merged weight, or its like for quantised rows."""
 
     backend = "torch"
 
     def __init__(self, tables: EmbeddingTables) -> None:
         self._tables = tables
+        row_format, ops = format_of(tables.weight_VD, tables.embedding_dim), torch.ops.quantized
+        self._quantized_op: Callable[..., Tensor] | None = None
+        if row_format == "int8":
+            self._quantized_op = ops.embedding_bag_byte_rowwise_offsets
+        elif row_format == "int4":
+            self._quantized_op = ops.embedding_bag_4bit_rowwise_offsets
 
     def __call__(self, batch: FeatureBatch) -> Pooled:
         """Pooled embeddings of both sides, fp32."""
-        pooled: Pooled = self._tables(batch)
-        if pooled.item_BFD.dtype is torch.float32:
-            return pooled
-        return Pooled(pooled.user_UFD.float(), pooled.item_BFD.float())
+        return Pooled(self._pooled(batch.user, "user"), self._pooled(batch.item, "item"))
+
+    def _pooled(self, features: SideFeatures, side: Side) -> Tensor:
+        """Of one side, (R, F, D)."""
+        tables, num_features = self._tables, len(self._tables.spec.sparse(side))
+        if self._quantized_op is None or features.num_rows * num_features == 0:
+            return tables.pooled(features, side).float()
+        pooled_GD = self._quantized_op(
+            tables.weight_VD,
+            tables.merged_ids(features, side),
+            features.offsets,
+            per_sample_weights=features.weights_L,
+            include_last_offset=True,
+        )
+        # Four-bit rows of an odd dim come back with one number too many.
+        dim = tables.embedding_dim
+        return pooled_GD[:, :dim].reshape(features.num_rows, num_features, dim)
 
 
 def arena_tables(tables: EmbeddingTables, backend: EmbeddingBackend | None) -> ArenaTables:
@@ -102,7 +121,7 @@ def _lookup(tables: EmbeddingTables, side: Side) -> PooledLookup | None:
     return PooledLookup(
         rows,
         tables.embedding_dim,
-        LookupConfig(row_format=_ROW_FORMATS[weight_VD.dtype]),
+        LookupConfig(row_format=format_of(weight_VD, tables.embedding_dim)),
         feature_names=[feature.name for feature in features],
         row_name=f"{side} row",
     )

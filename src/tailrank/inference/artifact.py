@@ -3,7 +3,8 @@
     model.json           architecture, features, tables, precision, training metrics, sha256 of the
                          two others; written last, so that a folder with it is whole
     weights.safetensors  dense layers, by parameter name
-    tables.safetensors   `weight`: all tables stacked in the order of the specification, (V, D)
+    tables.safetensors   `weight`: all tables stacked in the order of the specification, (V, D), or
+                         (V, K) bytes of quantised rows, see `kernels/row_formats.py`
 
 Never pickle, never TorchScript. Same artifact on CPU and GPU.
 """
@@ -22,7 +23,8 @@ from safetensors.torch import save_file
 
 from tailrank.core.errors import ConfigError, DataError
 from tailrank.core.files import replace_text
-from tailrank.inference.precision import DTYPES, Precision
+from tailrank.inference.precision import Precision
+from tailrank.kernels.row_formats import FLOATS, columns, format_of, read_rows, write_rows
 from tailrank.models import ModelConfig, RankingModel, config_from_dict
 from tailrank.models.registry import config_to_dict
 
@@ -68,15 +70,15 @@ def save_artifact(
         quality_gate: see `ArtifactRecord`.
     """
     precision = precision or Precision()
-    dense_dtype = DTYPES[precision.dense]
+    dense_dtype = FLOATS[precision.dense]
     dense = {
         name: value.detach().to(dense_dtype).contiguous()
         for name, value in model.state_dict().items()
         if not name.startswith("tables.")
     }
     save_file(dense, path / WEIGHTS_FILE)
-    rows_VD = model.tables.weight_VD.detach().to(DTYPES[precision.rows])
-    save_file({"weight": rows_VD.contiguous()}, path / TABLES_FILE)
+    rows_VD = model.tables.weight_VD.detach()
+    save_file({"weight": write_rows(rows_VD, precision.rows)}, path / TABLES_FILE)
     record = {
         "format_version": FORMAT_VERSION,
         "model": config_to_dict(model.config),
@@ -132,10 +134,15 @@ def check_files(path: Path, record: ArtifactRecord) -> None:
             raise DataError(file, f"damaged: its sha256 is not the one in {MODEL_FILE}")
 
 
-def fill_weights(path: Path, model: RankingModel) -> None:
+def fill_weights(path: Path, model: RankingModel, precision: Precision) -> None:
     """Copy the artifact's weights into `model`, in place and block by block.
 
-    The model may hold its rows in another format or on other pages; nothing is held twice.
+    The model may hold its rows as they are stored or as floats; nothing is held twice.
+
+    Args:
+        path: folder of the artifact.
+        model: its dense layers are fp32.
+        precision: number formats of the artifact.
 
     Raises:
         DataError: a file is unreadable or does not fit the model.
@@ -152,13 +159,22 @@ def fill_weights(path: Path, model: RankingModel) -> None:
         file = path / TABLES_FILE
         with safe_open(file, framework="pt") as tensors, torch.no_grad():
             stored = tensors.get_slice("weight")
-            weight_VD = model.tables.weight_VD
-            if tuple(stored.get_shape()) != tuple(weight_VD.shape):
-                shape = tuple(stored.get_shape())
-                raise DataError(file, f"tables of shape {shape}; expected {tuple(weight_VD.shape)}")
-            for first in range(0, weight_VD.shape[0], _CHUNK_ROWS):
-                last = min(first + _CHUNK_ROWS, weight_VD.shape[0])
-                weight_VD[first:last].copy_(stored[first:last])
+            weight_VK, dim = model.tables.weight_VD, model.tables.embedding_dim
+            shape, wanted = (
+                tuple(stored.get_shape()),
+                (
+                    weight_VK.shape[0],
+                    columns(precision.rows, dim),
+                ),
+            )
+            if shape != wanted:
+                raise DataError(file, f"tables of shape {shape}; expected {wanted}")
+            as_stored = format_of(weight_VK, dim) == precision.rows
+            for first in range(0, shape[0], _CHUNK_ROWS):
+                block_VK = stored[first : first + _CHUNK_ROWS]
+                weight_VK[first : first + _CHUNK_ROWS] = (
+                    block_VK if as_stored else read_rows(block_VK, precision.rows, dim)
+                )
     except (SafetensorError, RuntimeError, OSError) as error:
         raise DataError(file, f"damaged: {str(error).splitlines()[0]}") from None
 

@@ -28,8 +28,9 @@ from tailrank.inference.dense_layers import (
     with_packed_layers,
 )
 from tailrank.inference.fused_dlrm import FusedDlrm
-from tailrank.inference.precision import DTYPES, Precision
+from tailrank.inference.precision import Precision
 from tailrank.kernels import dense, native, onednn
+from tailrank.kernels.row_formats import FLOATS, RowFormat, columns, dtype_of
 from tailrank.models import RankingModel
 from tailrank.models.dlrm import DLRM
 
@@ -64,7 +65,7 @@ class CpuRanker:
         embedding_backend: EmbeddingBackend | None = None,
     ) -> None:
         self.arena, self.precision = arena, precision
-        dtype, stacks = DTYPES[precision.dense], stacks_of(model)
+        dtype, stacks = FLOATS[precision.dense], stacks_of(model)
         self.timings_us: dict[str, float] = {}
         self.dense_backend: DenseBackend | None = dense_backend
         self._embed = arena_tables(model.tables, embedding_backend)
@@ -117,11 +118,12 @@ class CpuRanker:
         }
 
 
-def place_in_arena(tables: EmbeddingTables, dtype: torch.dtype) -> Arena:
-    """Give `tables` a merged weight of zeros on huge pages, for weights that follow.
+def place_in_arena(tables: EmbeddingTables, row_format: RowFormat) -> Arena:
+    """Give `tables` a merged weight of that format, all zeros, on huge pages, for what follows.
 
     Nothing is copied: a model whose weight was never touched never has it in memory twice.
     """
-    arena = Arena(tuple(tables.weight_VD.shape), dtype)
+    shape = (tables.weight_VD.shape[0], columns(row_format, tables.embedding_dim))
+    arena = Arena(shape, dtype_of(row_format))
     tables.weight_VD = nn.Parameter(arena.tensor, requires_grad=False)
     return arena

@@ -15,16 +15,15 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from tailrank.core.errors import BackendUnavailable, ConfigError
+from tailrank.core.errors import ConfigError
 from tailrank.features import SIDES, FeatureBatch, Side, SideFeatures
 from tailrank.inference.dense_layers import layers_of
 from tailrank.kernels import native
 from tailrank.kernels.dense import DenseFormat, DenseIsaName, PackedWeights, choose_dense_isa
 from tailrank.kernels.lookup import PREFETCH_ROWS
-from tailrank.kernels.reference import RowFormat
+from tailrank.kernels.row_formats import format_of
 from tailrank.models.dlrm import DLRM, DLRMConfig
 
-_ROW_FORMATS: dict[torch.dtype, RowFormat] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _FP32, _INT64 = torch.float32, torch.int64
 _SideArguments = tuple[int, int, int, int, int, int]
 
@@ -86,8 +85,6 @@ class FusedDlrm:
         self.isa: str = chosen.name
         self._spec = model.config.spec
         self._weight_VD = model.tables.weight_VD
-        if self._weight_VD.dtype not in _ROW_FORMATS:
-            raise BackendUnavailable(f"no native lookup of {self._weight_VD.dtype} rows")
         bottom = PackedWeights(layers_of(model.bottom))
         order_K, num_user_inputs = column_order(model.config)
         first, *rest = layers_of(model.top)
@@ -100,7 +97,7 @@ class FusedDlrm:
             chosen,
             extension.DenseFormat[dense_format],
             model.config.interaction == "dot",
-            extension.RowFormat[_ROW_FORMATS[self._weight_VD.dtype]],
+            extension.RowFormat[format_of(self._weight_VD, model.tables.embedding_dim)],
             model.tables.embedding_dim,
             PREFETCH_ROWS,
             self._side_setup(model, "user"),
@@ -137,7 +134,7 @@ class FusedDlrm:
     def _side_setup(self, model: DLRM, side: Side) -> tuple[int, list[tuple[int, int]]]:
         """Dense width, and address and number of rows of each feature's table."""
         tables = []
-        row_bytes = self._weight_VD.element_size() * model.tables.embedding_dim
+        row_bytes = self._weight_VD.element_size() * self._weight_VD.shape[1]
         for feature in self._spec.sparse(side):
             table = self._spec.table(feature.table)
             offset = model.tables.first_row[table.name] * row_bytes

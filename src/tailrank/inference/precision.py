@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-
-import torch
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 from tailrank.core.errors import ConfigError
+from tailrank.kernels.dense import DenseFormat
+from tailrank.kernels.row_formats import FLOATS, ROW_FORMATS, RowFormat, read_rows, write_rows
 from tailrank.models import RankingModel
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DENSE_FORMATS: tuple[DenseFormat, ...] = get_args(DenseFormat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """Formats of the embedding rows and of the dense layers: `fp32` or `bf16` each."""
+    """Formats of the embedding rows and of the dense layers."""
 
-    rows: str = "fp32"
-    dense: str = "fp32"
+    rows: RowFormat = "fp32"
+    dense: DenseFormat = "fp32"
 
     def __post_init__(self) -> None:
-        for field in ("rows", "dense"):
-            if getattr(self, field) not in DTYPES:
-                raise ConfigError(f"precision.{field}", getattr(self, field), "fp32 or bf16")
+        for field, formats in (("rows", ROW_FORMATS), ("dense", DENSE_FORMATS)):
+            if getattr(self, field) not in formats:
+                raise ConfigError(f"precision.{field}", getattr(self, field), " or ".join(formats))
 
     @classmethod
     def parse(cls, text: str) -> Precision:
-        """Read `bf16` (both) or `rows=bf16,dense=fp32` (either may be left out: fp32).
+        """Read `bf16` (both) or `rows=int8,dense=bf16` (either may be left out: fp32).
 
         Raises:
             ConfigError: another form, or an unknown format.
         """
-        if text in DTYPES:
+        if text in ROW_FORMATS and text in DENSE_FORMATS:
             return cls(rows=text, dense=text)
-        result = cls()
+        allowed = {"rows": ROW_FORMATS, "dense": DENSE_FORMATS}
+        found: dict[str, Any] = {}
         for item in text.split(","):
             field, _, value = item.partition("=")
-            if field not in ("rows", "dense") or value not in DTYPES:
-                allowed = "fp32, bf16, or a mix such as rows=bf16,dense=fp32"
-                raise ConfigError("--precision", text, allowed)
-            result = replace(result, **{field: value})
-        return result
-
-    @property
-    def row_bytes_fraction(self) -> float:
-        """Bytes of a row as a fraction of its fp32 bytes."""
-        return DTYPES[self.rows].itemsize / 4
+            if value not in allowed.get(field, ()):
+                both = [name for name in ROW_FORMATS if name in DENSE_FORMATS]
+                mixes = ", ".join(f"{field}={'|'.join(names)}" for field, names in allowed.items())
+                raise ConfigError("--precision", text, f"{', '.join(both)}, or a mix of {mixes}")
+            found[field] = value
+        return cls(**found)
 
     def to_dict(self) -> dict[str, str]:
         """A JSON-ready record."""
@@ -58,6 +56,7 @@ class Precision:
 def round_weights(model: RankingModel, precision: Precision) -> None:
     """Give the fp32 weights of `model`, in place, the values that `precision` can hold."""
     for parameter in model.dense_parameters():
-        parameter.data.copy_(parameter.data.to(DTYPES[precision.dense]))
+        parameter.data.copy_(parameter.data.to(FLOATS[precision.dense]))
     rows_VD = model.tables.weight_VD.data
-    rows_VD.copy_(rows_VD.to(DTYPES[precision.rows]))
+    stored_VK = write_rows(rows_VD, precision.rows)
+    rows_VD.copy_(read_rows(stored_VK, precision.rows, rows_VD.shape[1]))

@@ -15,7 +15,8 @@ from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weight
 from tailrank.inference.cpu import CpuRanker, place_in_arena
 from tailrank.inference.dense_layers import DenseBackend
 from tailrank.inference.eager import EagerRanker
-from tailrank.inference.precision import DTYPES, Precision
+from tailrank.inference.precision import Precision
+from tailrank.kernels.row_formats import row_bytes
 from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.memory import check_fits
 
@@ -42,7 +43,10 @@ class Ranker(Protocol):
 
 def bytes_needed(config: ModelConfig, precision: Precision) -> int:
     """Bytes that a ranker of this model allocates for its tables."""
-    return round(config.spec.table_bytes * precision.row_bytes_fraction)
+    return sum(
+        table.num_embeddings * row_bytes(precision.rows, table.embedding_dim)
+        for table in config.spec.tables
+    )
 
 
 def load(
@@ -71,12 +75,12 @@ def load(
     check_fits(bytes_needed(record.config, precision))
     model = build_model(record.config, None)
     if device == "eager":
-        fill_weights(path, model)
+        fill_weights(path, model, record.precision)
         return EagerRanker(model), record
     if device != "cpu":
         raise ConfigError("--device", device, " or ".join(DEVICES))
-    arena = place_in_arena(model.tables, DTYPES[precision.rows])
-    fill_weights(path, model)
+    arena = place_in_arena(model.tables, precision.rows)
+    fill_weights(path, model, record.precision)
     return CpuRanker(model, arena, precision, dense_backend, embedding_backend), record
 
 
@@ -91,7 +95,7 @@ def load_model(path: Path) -> tuple[RankingModel, ArtifactRecord]:
     check_files(path, record)
     check_fits(bytes_needed(record.config, Precision()))
     model = build_model(record.config, None)
-    fill_weights(path, model)
+    fill_weights(path, model, record.precision)
     return model, record
 
 
@@ -111,7 +115,7 @@ def random_ranker(
     precision = precision or Precision()
     check_fits(bytes_needed(config, precision))
     model = build_model(config, None)
-    arena = place_in_arena(model.tables, DTYPES[precision.rows])
+    arena = place_in_arena(model.tables, precision.rows)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.tables.reset(generator)

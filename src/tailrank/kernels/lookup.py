@@ -17,13 +17,13 @@ from torch import Tensor
 from tailrank.core.errors import ConfigError
 from tailrank.kernels import native
 from tailrank.kernels.native import IsaName
-from tailrank.kernels.reference import Pooling, RowFormat
+from tailrank.kernels.reference import Pooling
+from tailrank.kernels.row_formats import ROW_FORMATS, RowFormat, columns, dtype_of
 
 # The winner of the sweep in benchmarks/bench_lookup.py on Zen 5.
 PREFETCH_ROWS = 96
 PREFETCH_ROWS_MAX = 511
 _INT64, _FP32, _BF16 = torch.int64, torch.float32, torch.bfloat16
-_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class LookupConfig:
     """How a `PooledLookup` works.
 
     Args:
-        row_format: how the tables store a row, see `reference.RowFormat`.
+        row_format: how the tables store a row, see `row_formats`.
         pooling: `sum`, or `mean` of each bag's rows.
         isa: instruction set; None: the widest that runs here.
         prefetch_rows: how far ahead of the sums rows are asked for, 0 to 511.
@@ -43,9 +43,8 @@ class LookupConfig:
     prefetch_rows: int = PREFETCH_ROWS
 
     def __post_init__(self) -> None:
-        if self.row_format not in get_args(RowFormat):
-            allowed = " or ".join(get_args(RowFormat))
-            raise ConfigError("row_format", self.row_format, allowed)
+        if self.row_format not in ROW_FORMATS:
+            raise ConfigError("row_format", self.row_format, " or ".join(ROW_FORMATS))
         if self.pooling not in get_args(Pooling):
             raise ConfigError("pooling", self.pooling, " or ".join(get_args(Pooling)))
         if not 0 <= self.prefetch_rows <= PREFETCH_ROWS_MAX:
@@ -202,14 +201,12 @@ def _not_a_vector(name: str, vector: Tensor, dtype: torch.dtype) -> ConfigError:
 
 def _check_table(name: str, table: Tensor, dim: int, row_format: RowFormat) -> None:
     """Refuse a table that does not hold rows of `dim` numbers in that format."""
-    dtype = _FLOATS.get(row_format, torch.uint8)
-    extension = native.extension()
-    columns = extension.row_bytes(extension.RowFormat[row_format], dim) // dtype.itemsize
     if dim < 1:
         raise ConfigError("dim", dim, "at least 1")
-    if table.dtype is not dtype or table.dim() != 2 or table.shape[1] != columns:
+    dtype, width = dtype_of(row_format), columns(row_format, dim)
+    if table.dtype is not dtype or table.dim() != 2 or table.shape[1] != width:
         given = f"{table.dtype} {tuple(table.shape)}"
-        raise ConfigError(f"table of {name}", given, f"{dtype} (V, {columns}) for {row_format}")
+        raise ConfigError(f"table of {name}", given, f"{dtype} (V, {width}) for {row_format}")
     if not table.is_cpu or not table.is_contiguous():
         given = f"stride {table.stride()} on {table.device}"
         raise ConfigError(f"table of {name}", given, "contiguous, on CPU")

@@ -1,7 +1,6 @@
 """Plain torch statements of every kernel: the contract that faster ones are checked against.
 
-Knows tensors only: no model, no feature names. Legend: L ids, G bags, V table rows, D dim, K bytes
-of a quantised row.
+Knows tensors only: no model, no feature names. Legend: L ids, G bags, V table rows, D dim.
 """
 
 from __future__ import annotations
@@ -13,35 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pooling = Literal["sum", "mean"]
-# How a table stores a row: D floats, or quantised, see `read_rows`.
-RowFormat = Literal["fp32", "bf16", "fp16", "int8", "int4"]
-
-
-def read_rows(rows_VK: Tensor, row_format: RowFormat, dim: int) -> Tensor:
-    """The numbers that stored rows stand for, fp32 (V, D).
-
-    Quantised rows are FBGEMM's fused row-wise formats: each number is scale * q + bias, with the
-    row's own scale and bias behind its codes. `int8`: D bytes q, scale and bias in fp32. `int4`:
-    (D + 1) // 2 bytes, the low half first, scale and bias in fp16.
-
-    Args:
-        rows_VK: uint8 (V, K) of a quantised format, otherwise floats (V, D).
-        row_format: what they are.
-        dim: D.
-    """
-    if row_format == "int8":
-        codes_VD, ends = rows_VK[:, :dim], _copied(rows_VK[:, dim:]).view(torch.float32)
-    elif row_format == "int4":
-        bytes_VK, ends = rows_VK[:, :-4], _copied(rows_VK[:, -4:]).view(torch.float16)
-        codes_VD = torch.stack([bytes_VK & 15, bytes_VK >> 4], dim=2).flatten(1)[:, :dim]
-    else:
-        return rows_VK.float()
-    return ends[:, :1].float() * codes_VD.float() + ends[:, 1:].float()
-
-
-def _copied(bytes_VK: Tensor) -> Tensor:
-    """The same in memory of its own: bytes become floats only where they are aligned."""
-    return bytes_VK.clone(memory_format=torch.contiguous_format)
 
 
 def pooled_lookup(

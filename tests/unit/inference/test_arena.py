@@ -31,7 +31,7 @@ def test_huge_pages_are_reported_not_assumed() -> None:
 
 def test_tables_read_from_the_arena() -> None:
     model = build_model(load_preset("dlrm-rmc1", scale=1e-5), None)
-    arena = place_in_arena(model.tables, torch.bfloat16)
+    arena = place_in_arena(model.tables, "bf16")
     assert model.tables.weight_VD.data_ptr() == arena.tensor.data_ptr()
     assert model.tables.weight_VD.dtype is torch.bfloat16
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
 from tailrank.features import Feature, FeatureSpec, TableSpec
 from tailrank.inference.arena_tables import arena_tables
+from tailrank.inference.cpu import place_in_arena
 from tailrank.inference.ranker import random_ranker
 from tailrank.kernels import native
+from tailrank.kernels.row_formats import RowFormat, read_rows
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRMConfig
 
@@ -53,3 +56,13 @@ def test_native_lookups_are_the_default_and_name_their_instruction_set() -> None
     assert described["embedding_backend"] == f"native {native.runnable_isas()[0]}"
     assert described["native_refusal"] is None
     assert arena_tables(build_model(CONFIG, seed=0).tables, "torch").backend == "torch"
+
+
+@pytest.mark.parametrize("rows", ["bf16", "int8", "int4"])
+def test_a_model_that_nobody_trained_has_rows_of_any_format(rows: RowFormat) -> None:
+    tables = build_model(CONFIG, None).tables
+    place_in_arena(tables, rows)
+    tables.reset(torch.Generator().manual_seed(3))
+    numbers_VD = read_rows(tables.weight_VD.data, rows, 4)
+    assert numbers_VD.unique().numel() > 20
+    assert float(numbers_VD.abs().max()) <= 1.01 * 10**-0.5

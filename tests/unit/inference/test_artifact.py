@@ -17,7 +17,8 @@ from tailrank.inference.artifact import (
     save_artifact,
 )
 from tailrank.inference.precision import Precision
-from tailrank.inference.ranker import load, load_model
+from tailrank.inference.ranker import bytes_needed, load, load_model
+from tailrank.kernels.row_formats import RowFormat, read_rows, write_rows
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRM, DLRMConfig
 
@@ -64,6 +65,27 @@ def test_bf16_rows_halve_the_tables_and_round_to_nearest(tmp_path: Path, model: 
     assert record.precision == Precision(rows="bf16", dense="fp32")
     expected = model.tables.weight_VD.to(torch.bfloat16).float()
     torch.testing.assert_close(loaded.tables.weight_VD.data, expected.data, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("rows", "row_bytes"), [("fp16", 8), ("int8", 12), ("int4", 6)])
+def test_rows_take_the_bytes_of_their_format_and_come_back(
+    tmp_path: Path, model: DLRM, rows: RowFormat, row_bytes: int
+) -> None:
+    path, precision = tmp_path / rows, Precision(rows=rows)
+    with replace_directory(path) as fresh:
+        save_artifact(fresh, model, training={}, precision=precision)
+    ranker, record = load(path)
+    assert record.precision == precision
+    assert ranker.describe()["table_bytes"] == bytes_needed(CONFIG, precision) == 10 * row_bytes
+    expected = read_rows(write_rows(model.tables.weight_VD.data, rows), rows, 4)
+    loaded = load_model(path)[0].tables.weight_VD.data
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
+
+
+def test_rows_that_a_format_cannot_hold_are_refused(tmp_path: Path, model: DLRM) -> None:
+    model.tables.weight_VD.data[7, 1] = float("inf")
+    with pytest.raises(ConfigError, match=r"row 7: got inf.* for int8 rows"):
+        save_artifact(tmp_path, model, training={}, precision=Precision(rows="int8"))
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, TABLES_FILE])
@@ -140,7 +162,17 @@ def test_an_unknown_device_is_refused(path: Path) -> None:
         load(path, device="tpu")
 
 
-@pytest.mark.parametrize("text", ["fp64", "rows=fp8", "colour=fp32", "rows", ""])
+def test_a_precision_is_one_word_or_a_mix() -> None:
+    assert Precision.parse("bf16") == Precision(rows="bf16", dense="bf16")
+    assert Precision.parse("rows=int4") == Precision(rows="int4", dense="fp32")
+    mixed = Precision.parse("dense=bf16,rows=int8")
+    assert mixed == Precision(rows="int8", dense="bf16")
+    assert Precision.parse(str(mixed)) == mixed
+
+
+@pytest.mark.parametrize(
+    "text", ["fp64", "int4", "dense=int4", "dense=fp16", "rows=fp8", "colour=fp32", "rows", ""]
+)
 def test_an_unknown_precision_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="precision"):
         Precision.parse(text)
