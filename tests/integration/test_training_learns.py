@@ -1,6 +1,7 @@
 """From data to a tested model: learns what can be learned, writes whole folders, resumes."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tailrank.cli import main
+from tailrank.core.files import locked_directory
 from tailrank.data.registry import open_dataset
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.inference.ranker import load_model
@@ -114,6 +116,9 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_happened(
     monkeypatch.setattr(TrainStep, "__call__", plain)
     assert main([*settings, "--out", str(out)]) == 2  # neither --resume nor --overwrite
     assert "--resume" in capsys.readouterr().err
+    with locked_directory(tmp_path / "run.checkpoint", "--out"):
+        assert main([*settings, "--out", str(out), "--resume"]) == 2
+        assert f"process {os.getpid()} on " in capsys.readouterr().err
     assert main([*settings, "--out", str(out), "--resume"]) == 0
     resumed = json.loads(capsys.readouterr().out)["metrics"]
     del expected["train_samples_per_s"], resumed["train_samples_per_s"]

@@ -117,7 +117,7 @@ def train(
         json: Print the result as JSON on standard output.
     """
     from tailrank.core.exit_codes import ExitCode
-    from tailrank.core.files import check_output, replace_directory
+    from tailrank.core.files import check_output, locked_directory, replace_directory
     from tailrank.data.registry import DatasetName, open_dataset
     from tailrank.models.memory import check_fits, format_bytes
     from tailrank.reporting.command_line import command_line
@@ -168,47 +168,49 @@ def train(
     )
     check_output(out, overwrite=overwrite or resume)
     checkpoints = out.with_name(out.name + ".checkpoint")
-    _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
     events = None
     if tensorboard is not None and not dry_run:
         events = TensorBoardLog(tensorboard, resume=resume)
     console = Console(json=json, quiet=quiet)
-    if not dry_run:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = None if dry_run else out.parent
-    with console.progress("read") as progress:
-        dataset = open_dataset(data, recipe.data, schema=schema, scratch=scratch, progress=progress)
-    if (model, kind) not in RECIPES:
-        num_rows = dataset.num_rows(("train",))
-        sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
-        recipe = replace(recipe, training=sized)
-    console.note(_plan(dataset, recipe))
-    needed = recipe.bytes_needed(dataset.spec)
-    console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
-    check_fits(needed)
-    if dry_run:
-        _dry_run(console, dataset, recipe, data=data, refit=refit, typed=typed)
-        return 0
-    if overwrite and not resume and checkpoints.is_dir():
-        _remove(checkpoints)  # not before the input is known to be good
-    with _interruptible() as should_stop, _progress(console, events) as (report, scoring):
-        trained = train_and_test(
-            dataset,
-            recipe,
-            refit=refit,
-            checkpoints=checkpoints,
-            resume=resume,
-            progress=report,
-            scoring=scoring,
-            evaluated=(lambda run, point: None) if events is None else events.point,
-            should_stop=should_stop,
-        )
-    if trained is None:
-        console.warn(f"stopped; saved in {checkpoints}. Go on with the same command and --resume")
-        return ExitCode.INTERRUPTED
-    with replace_directory(out, overwrite=overwrite or resume) as folder:
-        result = _write(folder, out, trained, data=data, refit=refit, typed=typed)
-    _remove(checkpoints)
+    with nullcontext() if dry_run else locked_directory(checkpoints, "--out"):
+        _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
+        scratch = None if dry_run else out.parent
+        with console.progress("read") as progress:
+            dataset = open_dataset(
+                data, recipe.data, schema=schema, scratch=scratch, progress=progress
+            )
+        if (model, kind) not in RECIPES:
+            num_rows = dataset.num_rows(("train",))
+            sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
+            recipe = replace(recipe, training=sized)
+        console.note(_plan(dataset, recipe))
+        needed = recipe.bytes_needed(dataset.spec)
+        console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
+        check_fits(needed)
+        if dry_run:
+            _dry_run(console, dataset, recipe, data=data, refit=refit, typed=typed)
+            return 0
+        if not resume:
+            _remove(checkpoints)  # not before the input is known to be good
+        with _interruptible() as should_stop, _progress(console, events) as (report, scoring):
+            trained = train_and_test(
+                dataset,
+                recipe,
+                refit=refit,
+                checkpoints=checkpoints,
+                resume=resume,
+                progress=report,
+                scoring=scoring,
+                evaluated=(lambda run, point: None) if events is None else events.point,
+                should_stop=should_stop,
+            )
+        if trained is None:
+            again = "Go on with the same command and --resume"
+            console.warn(f"stopped; saved in {checkpoints}. {again}")
+            return ExitCode.INTERRUPTED
+        with replace_directory(out, overwrite=overwrite or resume) as folder:
+            result = _write(folder, out, trained, data=data, refit=refit, typed=typed)
+        _remove(checkpoints)
     console.note(trained.chosen.ending(recipe.training.select_by))
     console.metrics(result.metrics)
     console.finish(result)
@@ -281,20 +283,23 @@ def _widths(flag: str, text: str | None) -> tuple[int, ...] | None:
 
 def _check_checkpoints(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Make sure that nobody's interrupted run is lost, nor one resumed that is not there."""
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import RequestError
 
-    if resume and not folder.is_dir():
-        raise ConfigError("--resume", str(folder), "the checkpoints of an interrupted run")
     begun = any(folder.glob("*/*.safetensors"))  # a run that failed at once leaves none
+    if resume and not begun:
+        raise RequestError("--resume", f"no checkpoint in {folder}; start the run without it")
     if begun and not resume and not overwrite:
-        raise ConfigError(
-            "--out", str(folder), "no interrupted run here; --resume or --overwrite it"
+        raise RequestError(
+            "--out",
+            f"{folder} holds an interrupted run; go on with --resume, or start again with "
+            "--overwrite",
         )
 
 
-def _remove(folder: Path) -> None:
-    """Delete a folder of checkpoints."""
-    shutil.rmtree(folder)
+def _remove(checkpoints: Path) -> None:
+    """Delete the checkpoints of every run."""
+    for run in checkpoints.glob("*/"):
+        shutil.rmtree(run)
 
 
 @contextmanager

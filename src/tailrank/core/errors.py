@@ -2,6 +2,7 @@
 
     TailrankError
     ├── ConfigError          a setting is wrong: names the field, its value and what is allowed
+    ├── RequestError         what was asked for does not fit what is there: says what to do instead
     ├── DataError            a file is wrong: names path, line, column, value and reason
     ├── BackendUnavailable   this host or build cannot do what was asked for
     ├── OutsideProfile       a service time was asked for that nobody measured
@@ -35,6 +36,20 @@ class ConfigError(TailrankError):
         self.field = field
         self.value = value
         self.allowed = allowed
+
+
+class RequestError(TailrankError):
+    """What was asked for lacks something, or does not fit what is there.
+
+    Args:
+        field: name of the setting, as the user wrote it or would have to.
+        reason: what is missing or in the way, and what to do.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
 
 
 class DataError(TailrankError):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError
+
+_LOCK_FILE = "lock"
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -47,6 +51,49 @@ def remove_leftovers(folder: Path, names: str) -> None:
     """
     for leftover in folder.glob(f".{names}.????????"):  # eight letters, by mkdtemp
         shutil.rmtree(leftover)
+
+
+@contextmanager
+def locked_directory(folder: Path, field: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if absent and goes if it is left empty.
+
+    The system holds the lock and lets go of it when the process ends, however it ends; what a dead
+    one leaves in the folder locks nobody out.
+
+    Args:
+        folder: of files that one process at a time may write.
+        field: the setting that names it, for the error.
+
+    Raises:
+        RequestError: another process is at work there; says which.
+    """
+    file = folder / _LOCK_FILE
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the process before us has just removed the folder
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise RequestError(
+                field, f"{owner} is at work in {folder}; wait for it, or stop it first"
+            ) from None
+        if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
+            break
+        os.close(handle)  # it was removed between our opening and locking it
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or gone: as it should be
+            folder.rmdir()
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:

@@ -1,10 +1,14 @@
 """Files are whole or absent, readable by others, and leave nothing behind."""
 
+import os
+import signal
+import socket
 from pathlib import Path
 
 import pytest
 
-from tailrank.core.files import remove_leftovers, replace_file, replace_text
+from tailrank.core.errors import RequestError
+from tailrank.core.files import locked_directory, remove_leftovers, replace_file, replace_text
 
 
 def test_a_file_appears_whole_and_readable(tmp_path: Path) -> None:
@@ -41,3 +45,28 @@ def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path: Path) -> No
         (tmp_path / name / ".tmp-of-a-writer").touch()
     remove_leftovers(tmp_path, "*.txt")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_folder_is_one_processes_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "deep/run"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with locked_directory(folder, "--out"):
+            (folder / "kept").touch()
+            os.write(writer, b"!")
+            signal.pause()
+    os.read(reader, 1)
+    said = rf"--out: process {child} on {socket.gethostname()} is at work in {folder}; wait"
+    with pytest.raises(RequestError, match=said), locked_directory(folder, "--out"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (folder / "lock").exists(), "a killed process cannot clean up"
+    with locked_directory(folder, "--out"):
+        assert (folder / "lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert [file.name for file in folder.iterdir()] == ["kept"]
+    (folder / "kept").unlink()
+    with locked_directory(folder, "--out"):
+        pass
+    assert not folder.exists()
