@@ -79,11 +79,22 @@ def test_a_model_of_another_version_is_refused_in_one_line(
 
 def test_an_export_without_both_classes_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
     log, schema = tmp_path / "t.csv", tmp_path / "schema.toml"
-    log.write_text("y,a,b\n" + "".join(f"0,{row % 3},{row % 5}\n" for row in range(70)))
+    text = [f"{int(row % 2 and row < 60)},{row % 3},{row % 5}\n" for row in range(70)]
+    log.write_text("y,a,b\n" + "".join(text))
     schema.write_text('label = "y"\n[[feature]]\nname = "a"\n[[feature]]\nname = "b"\n')
     data, run = f"table:{log}", str(tmp_path / "run")
     words = ["train", "dlrm", "--data", data, "--schema", str(schema), "--out", run, "--quiet"]
     assert main(words) == 0
+    said = "AUC is undefined: all 10 rows have label 0, and ranking needs both"
+    assert said in capsys.readouterr().err
+    # A later log of any length can be scored as a whole, whatever its labels are.
+    (tmp_path / "later.csv").write_text("y,a,b\n1,2,3\n\n")
+    later = ["evaluate", run, "--data", f"table:{tmp_path}/later.csv"]
+    code, result = run_json(capsys, *later, "--split", "all")
+    assert (code, result["metrics"]["num_rows_all"]) == (0, 1)
+    assert "auc_all" not in result["metrics"]
+    assert main([*later, "--split", "train"]) == 2
+    assert "no train rows: 1 rows are too few to cut into three" in capsys.readouterr().err
     words = ["export", run, "--precision", "rows=bf16", "--data", data]
     assert main([*words, "--out", str(tmp_path / "b"), "--quiet"]) == 2
     assert "both classes" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.query import Batch, BatchPart
 from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureBatch, FeatureSpec, Side, SideFeatures
@@ -60,7 +60,12 @@ class QueryPool:
 
         A query has the user of its first item; beyond that user's own candidates it goes on with
         those of the next, so that it can have any size.
+
+        Raises:
+            RequestError: there are no such rows.
         """
+        if not dataset.num_rows(("validation", "test")):
+            raise RequestError("--data", "too few rows to make queries of; name a longer log")
         batches, num_bytes = [], 0
         for batch, _ in dataset.batches(("validation", "test"), _READ_ITEMS, shuffle_seed=seed):
             batches.append(batch)

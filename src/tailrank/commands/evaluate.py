@@ -43,7 +43,7 @@ def evaluate(
     from tailrank.inference.ranker import load_model
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
-    from tailrank.reporting.quality import quality_columns
+    from tailrank.reporting.quality import quality_columns, undefined_metrics
     from tailrank.reporting.report import write_page
     from tailrank.reporting.result import Result
     from tailrank.training.evaluation import evaluate as score
@@ -63,6 +63,8 @@ def evaluate(
     values = scored.compute().to_dict()
     metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
     console.metrics(metrics)
+    if (missing := undefined_metrics(scored)) is not None:
+        console.warn(missing)
     result = Result(
         command="evaluate",
         command_line=typed,

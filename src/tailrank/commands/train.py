@@ -122,6 +122,7 @@ def train(
     from tailrank.models.memory import check_fits, format_bytes
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
+    from tailrank.reporting.quality import undefined_metrics
     from tailrank.training.procedure import train_and_test
     from tailrank.training.recipe import RECIPES, for_rows, recipe_for
     from tailrank.training.tensorboard import TensorBoardLog
@@ -213,6 +214,8 @@ def train(
         _remove(checkpoints)
     console.note(trained.chosen.ending(recipe.training.select_by))
     console.metrics(result.metrics)
+    if (missing := undefined_metrics(trained.test)) is not None:
+        console.warn(f"test part: {missing}")
     console.finish(result)
     return 0
 

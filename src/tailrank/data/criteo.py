@@ -30,6 +30,7 @@ from tailrank.core.errors import ConfigError, DataError
 from tailrank.data.category_index import ABSENT, CategoryIndex, Keys
 from tailrank.data.criteo_file import NUM_CATEGORIES, NUM_DENSE, NUM_VALUES, CriteoFile
 from tailrank.data.dataset import (
+    SPLITS,
     Batches,
     ReadingProgress,
     Split,
@@ -103,6 +104,9 @@ class CriteoDataset:
         if vocabulary is None:
             seen = CategoryIndex()
             self._read(seen.code, progress)
+            if (num_rows := self.num_rows(SPLITS)) < _ROWS_MIN:
+                reason = f"{num_rows} rows; expected at least {_ROWS_MIN} to split by time"
+                raise DataError(config.path, reason)
             self._key_C = seen.key_C
             self._fit(self._bounds["train"][1])
             return
@@ -123,9 +127,6 @@ class CriteoDataset:
         self._rows = RowFile(NUM_DENSE, self.config.num_sparse, self.config.scratch)
         for rows in file.blocks():
             self._rows.append(rows.label_B, rows.dense_BN, encode(rows.key_BF))
-        if file.num_rows < _ROWS_MIN:
-            reason = f"{file.num_rows} rows; expected at least {_ROWS_MIN} to split by time"
-            raise DataError(self.config.path, reason)
         self._bounds: dict[Split, tuple[int, int]] = split_bounds(file.num_rows)
         self.rows_fingerprint = file.sha256
 

@@ -205,6 +205,8 @@ class _CsvFile:
         for chunk in self._chunks():
             text = rest + chunk
             cut = _end_of_last_row(text)
+            if len(self.columns) > 1:  # of one column, a blank line is a missing cell
+                cut = _before_blank_lines(text, cut)
             rest = text[cut:]
             if len(rest) > _RECORD_BYTES_MAX:
                 line = piece.first_line + text[:cut].count(b"\n") + 1
@@ -213,6 +215,8 @@ class _CsvFile:
             if cut:
                 block, piece = self._block(text[:cut], piece, columns)
                 yield block
+        if len(self.columns) > 1 and not rest.strip(b"\r\n"):
+            rest = b""  # blank lines after the last row
         if rest:
             block, piece = self._block(rest + b"\n", piece, columns)
             yield block
@@ -327,6 +331,13 @@ def _end_of_last_row(text: bytes) -> int:
         end, cut = cut, text.rfind(b"\n", 0, cut - 1) + 1
         quotes -= text.count(b'"', cut, end)
     return cut
+
+
+def _before_blank_lines(text: bytes, cut: int) -> int:
+    """The last cut at or before `cut` with no blank line just before it."""
+    while text.endswith((b"\n\n", b"\n\r\n"), 0, cut):
+        cut = text.rfind(b"\n", 0, cut - 1) + 1
+    return cut if text[:cut].strip(b"\r\n") else 0
 
 
 def _count_in_cells(frame: pl.DataFrame, sign: str) -> int:

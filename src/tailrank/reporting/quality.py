@@ -25,6 +25,17 @@ def quality_columns(scored: BinaryMetrics) -> ReportData:
     )
 
 
+def undefined_metrics(scored: BinaryMetrics) -> str | None:
+    """Which metrics the rows do not have, and why, in words; None: they have all of theirs."""
+    labels, groups = scored.labels, scored.per_group()
+    if labels.all() or not labels.any():
+        which = f"all {len(labels):,} rows have label {int(labels[0])}"
+        return f"AUC is undefined: {which}, and ranking needs both"
+    if groups is not None and np.isnan(groups.auc_G).all():
+        return "grouped AUC is undefined: no user or query has rows of both classes"
+    return None
+
+
 def reliability(
     scores: NDArray[np.float64], labels: NDArray[np.bool_], num_bins: int = 10
 ) -> list[ReliabilityBin]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from tailrank.data.dataset import Dataset, Split
+from tailrank.core.errors import RequestError
+from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.metrics import BinaryMetrics
 from tailrank.models import RankingModel
 
@@ -29,8 +30,13 @@ def evaluate(
 
     Raises:
         ConfigError: there is no such split.
+        RequestError: it has no rows.
     """
     metrics, done, total = BinaryMetrics(), 0, dataset.num_rows(splits)
+    if not total:
+        of = f"{dataset.num_rows(SPLITS)} rows are too few to cut into three"
+        reason = f"no {' or '.join(splits)} rows: {of}; --split all scores every one"
+        raise RequestError("--split", reason)
     with torch.inference_mode():
         for batch, labels in dataset.batches(splits, _BATCH_ITEMS):
             # In double precision, or confident scores would round to equal probabilities.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, DataError
 from tailrank.core.files import remove_leftovers
 from tailrank.data.dataset import Dataset, Split
 from tailrank.models import RankingModel
@@ -114,6 +114,21 @@ def check_selection(config: TrainingConfig, dataset: Dataset) -> None:
             raise ConfigError("select_by", config.select_by, allowed)
 
 
+def check_labels(dataset: Dataset) -> None:
+    """Refuse training rows of one class, from which nothing but that class can be learnt.
+
+    Raises:
+        DataError: all labels are equal; says which and how many.
+    """
+    seen: set[float] = set()
+    for _, labels in dataset.batches(("train",), 4096):
+        seen |= set(labels.values_BT.flatten().tolist())
+        if len(seen) > 1:
+            return
+    reason = f"all {dataset.num_rows(('train',)):,} training rows have label {min(seen):g}; "
+    raise DataError(dataset.name, reason + "training needs rows of both classes")
+
+
 @dataclass(frozen=True, slots=True)
 class _Listeners:
     """Who is told and asked; see `fit`."""
@@ -155,12 +170,14 @@ class _Run:
 
     def run(self, resume: bool, listeners: _Listeners) -> TrainingResult:
         """All steps, or those left."""
+        resume = resume and (self.folder / LATEST_FILE).exists()
+        if self.validates and not resume:
+            check_labels(self.dataset)
+            check_selection(self.config, self.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder, "*.safetensors")
-        if resume and (self.folder / LATEST_FILE).exists():
+        if resume:
             self._resume()
-        elif self.validates:
-            check_selection(self.config, self.dataset)
         result = self.result
         self._plan_save(0)
         while not result.finished:

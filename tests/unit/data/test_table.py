@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.data.table_files import SCHEMA, make_rows, write_csv, write_parquet
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.data import table_codes, table_file
 from tailrank.data.dataset import SPLITS
 from tailrank.data.registry import DataSettings, open_dataset
@@ -24,6 +24,7 @@ from tailrank.data.schema import FeatureColumn, LabelColumn, Schema
 from tailrank.data.table import TableConfig, TableDataset
 from tailrank.data.table_codes import hash_code
 from tailrank.features import SIDES, FeatureBatch, Labels
+from tailrank.training.evaluation import evaluate
 
 
 def open_file(path: Path, schema: Schema = SCHEMA, **others: Any) -> TableDataset:
@@ -243,6 +244,18 @@ def test_what_was_fitted_reads_other_rows_alike(tmp_path: Path) -> None:
     fitted.unlink()
     with pytest.raises(DataError, match="no vocabulary here"):
         open_dataset(f"table:{others}", settings_, fitted=model)
+
+
+def test_a_later_log_of_any_length_can_be_read_as_a_whole(tmp_path: Path) -> None:
+    trained = open_file(write_parquet(tmp_path / "t.parquet", make_rows(60)))
+    trained.save_fitted(tmp_path)
+    rows = in_order(make_rows(60))[0][:1]
+    later = open_dataset(f"table:{write_csv(tmp_path / 'later.csv', rows)}", fitted=tmp_path)
+    assert later.num_rows(SPLITS) == 1
+    ((batch, _),) = later.batches(SPLITS, 64)
+    batch.check(later.spec)
+    with pytest.raises(RequestError, match="no train rows: 1 rows are too few to cut into three"):
+        evaluate(torch.nn.Identity(), later, ("train",))
 
 
 def test_texts_are_refused_where_the_model_learned_from_lists(tmp_path: Path) -> None:

@@ -134,6 +134,24 @@ def test_damage_to_a_csv_is_named(
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize("block_bytes", [1, 5, 1 << 20])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_after_the_last_row_are_no_rows(
+    tmp_path: Path, monkeypatch, block_bytes, end
+) -> None:
+    monkeypatch.setattr(table_file, "_BLOCK_BYTES", block_bytes)
+    path = tmp_path / "t.csv"
+    path.write_bytes((end.join(["a,b", "1,2", '3,"4\n\n"']) + 3 * end).encode())
+    frames = [block.frame for block in open_table(path).blocks(["a", "b"])]
+    assert pl.concat(frames).rows() == [("1", "2"), ("3", "4\n\n")]
+    path.write_bytes(("a,b" + 3 * end).encode())
+    with pytest.raises(DataError, match="empty: a header and no rows"):
+        list(open_table(path).blocks(["a"]))
+    path.write_bytes(("a" + 3 * end).encode())
+    frames = [block.frame for block in open_table(path).blocks(["a"])]
+    assert pl.concat(frames)["a"].to_list() == [None, None], "of one column, a missing cell each"
+
+
 def test_an_open_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(table_file, "_RECORD_BYTES_MAX", 1000)
     monkeypatch.setattr(table_file, "_BLOCK_BYTES", 256)

@@ -44,6 +44,19 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
         assert expected in printed
 
 
+@pytest.mark.parametrize("extra", [[], ["--dry-run"]])
+def test_training_rows_of_one_class_are_refused(tmp_path: Path, capsys, extra: list[str]) -> None:
+    log, schema = tmp_path / "t.csv", tmp_path / "schema.toml"
+    log.write_text("y,a,b\n" + "".join(f"{row // 60},{row % 3},{row % 5}\n" for row in range(70)))
+    schema.write_text('label = "y"\n[[feature]]\nname = "a"\n[[feature]]\nname = "b"\n')
+    words = ["train", "dlrm", "--data", f"table:{log}", "--schema", str(schema)]
+    assert main([*words, "--out", str(tmp_path / "run"), *extra]) == 2
+    assert (
+        "table: all 50 training rows have label 0; training needs rows" in capsys.readouterr().err
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["schema.toml", "t.csv"]
+
+
 @pytest.mark.parametrize(
     ("setting", "value"), [("--warmup-steps", "99"), ("--select-by", "grouped_auc")]
 )

@@ -158,11 +158,11 @@ def test_the_metric_asked_for_chooses_the_weights_and_counts_for_patience(metric
 
 
 class OneClass(SyntheticDataset):
-    """The log without groups and without a click."""
+    """The log without groups, and without a click in its validation part."""
 
     def batches(self, splits, batch_items, **order):
         for batch, labels in super().batches(splits, batch_items, **order):
-            yield batch, Labels(values_BT=torch.zeros_like(labels.values_BT))
+            yield batch, Labels(values_BT=labels.values_BT * (splits != ("validation",)))
 
 
 @pytest.mark.parametrize(
