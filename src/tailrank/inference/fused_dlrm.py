@@ -19,7 +19,13 @@ from tailrank.core.errors import ConfigError
 from tailrank.features import SIDES, FeatureBatch, Side, SideFeatures
 from tailrank.inference.dense_layers import layers_of
 from tailrank.kernels import native
-from tailrank.kernels.dense import DenseFormat, DenseIsaName, PackedWeights, choose_dense_isa
+from tailrank.kernels.dense import (
+    DenseFormat,
+    DenseIsaName,
+    PackedWeights,
+    choose_dense_isa,
+    format_word,
+)
 from tailrank.kernels.lookup import PREFETCH_ROWS
 from tailrank.kernels.row_formats import format_of
 from tailrank.models.dlrm import DLRM, DLRMConfig
@@ -71,7 +77,8 @@ class FusedDlrm:
 
     Args:
         model: its tables are read where they lie and have to stay there; its layers are copied.
-        dense_format: of the dense layers, see `PackedMlp`.
+        dense_format: of the dense layers, see `PackedMlp`. In int8, what depends on the user's side
+            alone stays fp32.
         isa: instruction set; None: the widest that runs here.
 
     Raises:
@@ -85,17 +92,18 @@ class FusedDlrm:
         self.isa: str = chosen.name
         self._spec = model.config.spec
         self._weight_VD = model.tables.weight_VD
-        bottom = PackedWeights(layers_of(model.bottom))
+        bottom = PackedWeights(layers_of(model.bottom), dense_format)
         order_K, num_user_inputs = column_order(model.config)
         first, *rest = layers_of(model.top)
-        top = PackedWeights([first._replace(weight_MN=first.weight_MN[:, order_K]), *rest])
+        reordered = first._replace(weight_MN=first.weight_MN[:, order_K])
+        top = PackedWeights([reordered, *rest], dense_format)
         user_dense = self._spec.dense_width("user") if self._spec.dense_width("item") else 0
         extension = native.extension()
         self._bad_user: int = extension.DLRM_BAD_USER
         self._bad_offsets: int = extension.DLRM_BAD_OFFSETS
         self._call = extension.Dlrm(
             chosen,
-            extension.DenseFormat[dense_format],
+            format_word(dense_format),
             model.config.interaction == "dot",
             extension.RowFormat[format_of(self._weight_VD, model.tables.embedding_dim)],
             model.tables.embedding_dim,

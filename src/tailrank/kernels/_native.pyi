@@ -11,6 +11,7 @@ class DenseIsa(enum.Enum):
     portable = 0
     avx2 = 1
     avx512 = 2
-    avx512_bf16 = 3
+    avx512_vnni = 3
+    avx512_bf16 = 4
 
 def can_run_dense(isa: DenseIsa) -> bool: ...

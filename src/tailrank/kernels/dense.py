@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from tailrank.kernels._native import DenseIsa
 
 # Instruction sets that the dense kernels are compiled for, widest first. `avx512_bf16` multiplies
-# pairs of bf16 in one instruction; the others widen bf16 first.
-DenseIsaName = Literal["avx512_bf16", "avx512", "avx2", "portable"]
+# pairs of bf16 in one instruction, it and `avx512_vnni` four bytes; the others widen both first.
+DenseIsaName = Literal["avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"]
 DENSE_ISAS: tuple[DenseIsaName, ...] = get_args(DenseIsaName)
-DenseFormat = Literal["fp32", "bf16"]
+DenseFormat = Literal["fp32", "bf16", "int8"]
+# So many products of codes, with and without the row's zero, fit into an int32.
+INT8_INPUTS_MAX = 32_768
 _FP32, _INT64 = torch.float32, torch.int64
 
 
@@ -66,10 +68,10 @@ class PackedWeights:
     """Layers as the extension takes them: addresses, good for as long as this lives.
 
     Raises:
-        ConfigError: widths that do not fit.
+        ConfigError: widths that do not fit each other or the format.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], dense_format: DenseFormat) -> None:
         self._tensors: list[Tensor] = []
         self.layers: list[tuple[int, int, int, int, bool]] = []
         for index, (weight_MN, bias_M, rectified) in enumerate(layers):
@@ -78,6 +80,9 @@ class PackedWeights:
                 raise ConfigError(f"layers[{index}].bias_M", tuple(bias_M.shape), f"({outputs},)")
             if index and inputs != layers[index - 1].weight_MN.shape[0]:
                 allowed = f"{layers[index - 1].weight_MN.shape[0]}, the outputs before it"
+                raise ConfigError(f"layers[{index}] inputs", inputs, allowed)
+            if dense_format == "int8" and inputs > INT8_INPUTS_MAX:
+                allowed = f"at most {INT8_INPUTS_MAX} in int8"
                 raise ConfigError(f"layers[{index}] inputs", inputs, allowed)
             pair = [t.detach().to("cpu", _FP32).contiguous() for t in (weight_MN, bias_M)]
             self._tensors += pair
@@ -90,12 +95,14 @@ class PackedMlp:
 
     Args:
         layers: at least one; the outputs of each are the inputs of the next. Weights are copied.
-        dense_format: of weights and of what lies between layers. Sums, biases and the result are
-            fp32.
+        dense_format: of weights and of what the layers read. Biases and the result are fp32, and
+            sums as well or, in int8, exact. `int8` is `reference.int8_linear` in every layer but
+            the last, which stays fp32; there, a number in a row that is not finite makes all
+            outputs of the row NaN, never a number that looks sound.
         isa: instruction set; None: the widest that runs here.
 
     Raises:
-        ConfigError: widths that do not fit.
+        ConfigError: widths that do not fit each other, or more than `INT8_INPUTS_MAX` in int8.
         BackendUnavailable: see `choose_dense_isa`.
     """
 
@@ -109,10 +116,10 @@ class PackedMlp:
         self.isa: str = chosen.name
         if not layers:
             raise ConfigError("layers", 0, "at least one")
-        kept = PackedWeights(layers)
+        kept = PackedWeights(layers, dense_format)
         self.num_inputs: int = layers[0].weight_MN.shape[1]
         self.num_outputs: int = layers[-1].weight_MN.shape[0]
-        self._call = native.extension().Mlp(chosen, _format(dense_format), kept.layers)
+        self._call = native.extension().Mlp(chosen, format_word(dense_format), kept.layers)
 
     def __call__(self, x_BN: Tensor) -> Tensor:
         """The last layer's output (B, M), fp32.
@@ -157,8 +164,12 @@ def dot_interaction(vectors_BFD: Tensor, first: int = 0, isa: DenseIsaName | Non
     return out_BP
 
 
-def _format(name: DenseFormat) -> object:
-    """The extension's word for a number format."""
+def format_word(name: DenseFormat) -> object:
+    """The extension's word for a number format.
+
+    Raises:
+        ConfigError: no such format.
+    """
     if name not in get_args(DenseFormat):
         raise ConfigError("dense_format", name, " or ".join(get_args(DenseFormat)))
     return native.extension().DenseFormat[name]

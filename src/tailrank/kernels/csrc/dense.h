@@ -11,21 +11,29 @@
 
 namespace tailrank {
 
-// The instruction sets of `isa.h`, and AVX-512 with products of bf16 pairs as the widest.
-enum class DenseIsa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+// The instruction sets of `isa.h`; AVX-512 that multiplies bytes (VNNI); that and products of bf16
+// pairs as the widest.
+enum class DenseIsa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, avx512_bf16 = 4 };
 
-enum class DenseFormat : int { fp32 = 0, bf16 = 1 };
+enum class DenseFormat : int { fp32 = 0, bf16 = 1, int8 = 2 };
+
+// A row of int8 codes q stands for scale * (q - zero). The scale is NaN where a number was not finite.
+struct RowScale {
+  float scale;
+  std::int32_t zero;
+};
 
 // y = act(x . W + initial): one layer on a block of rows.
 //
-// `x` holds floats, or bf16 whose rows end with zeros up to an even width. `packed` is what
-// `pack_linear` wrote. Each row starts from `initial + initial_row[b] * initial_stride`, or from
+// `x` holds floats, or bf16 whose rows end with zeros up to an even width, or codes with their
+// `row_scales`. `packed` is what `pack_linear` wrote. Each row starts from `initial + initial_row[b] * initial_stride`, or from
 // `initial` itself where `initial_row` is null: a bias, or what the user's share of the layer gave.
 // Rows of `initial` and of the outputs are `padded_outputs` wide. The sum of a part of K is kept in
-// `sums_BN`; `y_bf16` receives the result as bf16 where it is not null.
+// `sums_BN`; in bf16, `y_bf16` receives the result as bf16 where it is not null.
 struct LinearCall {
   const void* x;
   std::ptrdiff_t x_stride;  // in elements
+  const RowScale* row_scales;
   std::int64_t num_rows;
   const void* packed;
   int num_inputs;
@@ -61,11 +69,15 @@ struct DenseKernels {
   void (*interact)(const InteractionCall& call);
   void (*to_bf16)(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, int width,
                   std::uint16_t* out, std::ptrdiff_t out_stride);
+  // Rows of `out` have room for a multiple of 16 codes.
+  void (*to_int8)(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, int width,
+                  std::uint8_t* out, std::ptrdiff_t out_stride, RowScale* row_scales);
 };
 
 namespace portable { extern const DenseKernels kDense; }
 namespace avx2 { extern const DenseKernels kDense; }
 namespace avx512 { extern const DenseKernels kDense; }
+namespace avx512_vnni { extern const DenseKernels kDense; }
 namespace avx512_bf16 { extern const DenseKernels kDense; }
 
 }  // namespace tailrank

@@ -10,6 +10,6 @@
 namespace tailrank::TAILRANK_ISA {
 
 extern const DenseKernels kDense;
-const DenseKernels kDense = {L, packed_bytes, pack_linear, linear, interact, to_bf16};
+const DenseKernels kDense = {L, packed_bytes, pack_linear, linear, interact, to_bf16, to_int8};
 
 }  // namespace tailrank::TAILRANK_ISA

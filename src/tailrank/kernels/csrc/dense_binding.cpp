@@ -39,6 +39,7 @@ T* pointer(std::uintptr_t address) {
 const DenseKernels& kernels_for([[maybe_unused]] DenseIsa isa) {
 #if defined(__x86_64__)
   if (isa == DenseIsa::avx512_bf16) return avx512_bf16::kDense;
+  if (isa == DenseIsa::avx512_vnni) return avx512_vnni::kDense;
   if (isa == DenseIsa::avx512) return avx512::kDense;
   if (isa == DenseIsa::avx2) return avx2::kDense;
 #endif
@@ -58,7 +59,9 @@ bool can_run_dense(DenseIsa isa) {
   if (isa == DenseIsa::avx2) return can_run(Isa::avx2);
   if (!can_run(Isa::avx512)) return false;
 #if defined(__x86_64__)
-  return isa == DenseIsa::avx512 || __builtin_cpu_supports("avx512bf16");
+  if (isa == DenseIsa::avx512) return true;
+  if (!__builtin_cpu_supports("avx512vnni")) return false;
+  return isa == DenseIsa::avx512_vnni || __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif
@@ -184,10 +187,12 @@ void bind_dense(nb::module_& module) {
       .value("portable", DenseIsa::portable)
       .value("avx2", DenseIsa::avx2)
       .value("avx512", DenseIsa::avx512)
+      .value("avx512_vnni", DenseIsa::avx512_vnni)
       .value("avx512_bf16", DenseIsa::avx512_bf16);
   nb::enum_<DenseFormat>(module, "DenseFormat")
       .value("fp32", DenseFormat::fp32)
-      .value("bf16", DenseFormat::bf16);
+      .value("bf16", DenseFormat::bf16)
+      .value("int8", DenseFormat::int8);
   module.def("can_run_dense", &can_run_dense);
   nb::class_<Mlp>(module, "Mlp")
       .def(nb::init<DenseIsa, DenseFormat, const std::vector<LayerTuple>&>())

@@ -15,12 +15,26 @@ constexpr int kPanel = TAILRANK_PANEL;  // vectors of a panel
 // presets (docs/lab-notes.md); a panel of more than this would no longer fit into the second cache.
 constexpr int kPassInputs = 4096;
 
+template <DenseFormat F>
+constexpr int padded_inputs(int num_inputs) {
+  constexpr int kElements = Step<F>::kElements;
+  return (num_inputs + kElements - 1) / kElements * kElements;
+}
+
+template <DenseFormat F>
+constexpr std::ptrdiff_t panel_elements(int padded_inputs, int vectors) {
+  return std::ptrdiff_t{padded_inputs + Step<F>::kColumnElements} * vectors * L;
+}
+
 // Where a tile of rows starts from and where it goes to.
 struct Tile {
   const void* x;
   std::ptrdiff_t x_stride;
   const void* panel;
   int num_steps;
+  const RowScale* row_scales;   // int8 only, as the next two
+  const float* column_scales;
+  const std::int32_t* column_sums;
   const float* initial[8];
   float* sums;
   std::ptrdiff_t sums_stride;
@@ -28,6 +42,25 @@ struct Tile {
   std::ptrdiff_t y_bf16_stride;
   bool rectify;
 };
+
+// What the sums of row r start from: codes less the row's zero are what is multiplied.
+template <DenseFormat F>
+inline typename Step<F>::Sum first_sum(const Tile& tile, int r, int v) {
+  if constexpr (F == DenseFormat::int8)
+    return load<ivec>(tile.column_sums + v * L) * -tile.row_scales[r].zero;
+  else
+    return load<vec>(tile.initial[r] + v * L);
+}
+
+template <DenseFormat F>
+inline vec as_output(const Tile& tile, int r, int v, typename Step<F>::Sum sum) {
+  if constexpr (F == DenseFormat::int8)
+    return load<vec>(tile.initial[r] + v * L) + __builtin_convertvector(sum, vec) *
+                                                    load<vec>(tile.column_scales + v * L) *
+                                                    broadcast(tile.row_scales[r].scale);
+  else
+    return sum;
+}
 
 // Not inlined: among other tiles the compiler runs out of registers and keeps sums in memory.
 template <DenseFormat F, int ROWS, int VECTORS>
@@ -37,14 +70,14 @@ __attribute__((noinline)) void run_tile(const Tile& tile) {
   // Few sums would wait for one another: several of each, added up at the end.
   constexpr int kChains = ROWS * VECTORS >= 8 ? 1 : ROWS * VECTORS >= 4 ? 2 : 4;
   constexpr int kStepWidth = VECTORS * L * S::kElements;
-  vec sums[kChains][ROWS][VECTORS];
+  typename S::Sum sums[kChains][ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) {
-      sums[0][r][v] = load<vec>(tile.initial[r] + v * L);
+      sums[0][r][v] = first_sum<F>(tile, r, v);
 #pragma GCC unroll 8
-      for (int c = 1; c < kChains; ++c) sums[c][r][v] = vec{};
+      for (int c = 1; c < kChains; ++c) sums[c][r][v] = typename S::Sum{};
     }
   const Element* __restrict x = static_cast<const Element*>(tile.x);
   const Element* __restrict weights = static_cast<const Element*>(tile.panel);
@@ -82,21 +115,21 @@ __attribute__((noinline)) void run_tile(const Tile& tile) {
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) {
-      vec sum = sums[0][r][v];
 #pragma GCC unroll 8
-      for (int c = 1; c < kChains; ++c) sum += sums[c][r][v];
-      if (tile.rectify) sum = rectified(sum);
+      for (int c = 1; c < kChains; ++c) sums[0][r][v] += sums[c][r][v];
+      vec y = as_output<F>(tile, r, v, sums[0][r][v]);
+      if (tile.rectify) y = rectified(y);
       if (tile.y_bf16)
-        store(tile.y_bf16 + r * tile.y_bf16_stride + v * L, to_bf16_bits(sum));
+        store(tile.y_bf16 + r * tile.y_bf16_stride + v * L, to_bf16_bits(y));
       else
-        store(tile.sums + r * tile.sums_stride + v * L, sum);
+        store(tile.sums + r * tile.sums_stride + v * L, y);
     }
 }
 
 // Rows of a tile whose sums fill the registers.
-template <int VECTORS>
+template <DenseFormat F, int VECTORS>
 constexpr int rows_max() {
-  constexpr int kRows = TAILRANK_SUMS / VECTORS;
+  constexpr int kRows = Step<F>::kSums / VECTORS;
   return kRows > 8 ? 8 : kRows;
 }
 
@@ -113,13 +146,16 @@ void run_panel(const LinearCall& call, int first_input, int num_inputs, int colu
                const void* panel) {
   using S = Step<F>;
   using Element = typename S::Element;
-  constexpr int kRows = rows_max<VECTORS>();
-  const int padded = (call.num_inputs + S::kElements - 1) / S::kElements * S::kElements;
+  constexpr int kRows = rows_max<F, VECTORS>();
+  const int padded = padded_inputs<F>(call.num_inputs);
   const bool last = first_input + num_inputs >= padded;
   Tile tile;
   tile.x_stride = call.x_stride;
   tile.panel = static_cast<const Element*>(panel) + std::ptrdiff_t{first_input} * VECTORS * L;
   tile.num_steps = num_inputs / S::kElements;
+  const Element* behind = static_cast<const Element*>(panel) + std::ptrdiff_t{padded} * VECTORS * L;
+  tile.column_scales = reinterpret_cast<const float*>(behind);
+  tile.column_sums = reinterpret_cast<const std::int32_t*>(tile.column_scales + VECTORS * L);
   tile.sums_stride = call.sums_stride;
   tile.y_bf16_stride = call.y_bf16_stride;
   tile.rectify = last && call.rectify;
@@ -130,6 +166,7 @@ void run_panel(const LinearCall& call, int first_input, int num_inputs, int colu
                                       : left > kRows                     ? (left + 1) / 2
                                                                          : left);
     tile.x = static_cast<const Element*>(call.x) + row * call.x_stride + first_input;
+    tile.row_scales = call.row_scales + row;
     tile.sums = call.sums_BN + row * call.sums_stride + column;
     tile.y_bf16 = last && call.y_bf16 ? call.y_bf16 + row * call.y_bf16_stride + column : nullptr;
     for (int r = 0; r < rows; ++r)
@@ -156,8 +193,8 @@ template <DenseFormat F>
 void linear_as(const LinearCall& call) {
   using S = Step<F>;
   using Element = typename S::Element;
-  const int padded = (call.num_inputs + S::kElements - 1) / S::kElements * S::kElements;
-  const int pass = kPassInputs * S::kElements;
+  const int padded = padded_inputs<F>(call.num_inputs);
+  const int pass = F == DenseFormat::int8 ? padded : kPassInputs * S::kElements;
   int first = 0;
   do {  // once even without any input: then the result is the initial value
     const int inputs = padded - first < pass ? padded - first : pass;
@@ -166,7 +203,7 @@ void linear_as(const LinearCall& call) {
       const int left = vectors_of(call.num_outputs) - vector;
       const int vectors = left < kPanel ? left : kPanel;
       run_vectors<F, kPanel>(call, first, inputs, vector * L, panel, vectors);
-      panel += std::ptrdiff_t{padded} * vectors * L;
+      panel += panel_elements<F>(padded, vectors);
     }
     first += inputs;
   } while (first < padded);
@@ -179,6 +216,7 @@ void linear_as(const LinearCall& call) {
 
 void linear(DenseFormat format, const LinearCall& call) {
   if (format == DenseFormat::bf16) return linear_as<DenseFormat::bf16>(call);
+  if (format == DenseFormat::int8) return linear_as<DenseFormat::int8>(call);
   linear_as<DenseFormat::fp32>(call);
 }
 

@@ -8,11 +8,18 @@ namespace tailrank::TAILRANK_ISA {
 namespace {
 
 std::size_t packed_bytes(DenseFormat format, int num_inputs, int num_outputs) {
-  const std::size_t columns = static_cast<std::size_t>(vectors_of(num_outputs)) * L;
-  if (format == DenseFormat::bf16)
-    return columns * static_cast<std::size_t>((num_inputs + 1) / 2) * 4;
-  return columns * static_cast<std::size_t>(num_inputs) * 4;
+  const int vectors = vectors_of(num_outputs);
+  const auto bytes = [&]<DenseFormat F>() {
+    const std::ptrdiff_t elements = panel_elements<F>(padded_inputs<F>(num_inputs), vectors);
+    return static_cast<std::size_t>(elements) * sizeof(typename Step<F>::Element);
+  };
+  if (format == DenseFormat::bf16) return bytes.template operator()<DenseFormat::bf16>();
+  if (format == DenseFormat::int8) return bytes.template operator()<DenseFormat::int8>();
+  return bytes.template operator()<DenseFormat::fp32>();
 }
+
+// Ranges so small that a scale has no reciprocal count as none.
+float scale_of(float step) { return step < __FLT_MIN__ ? 0.0f : step; }
 
 std::uint16_t bf16_of(float x) {
   vec all = broadcast(x);
@@ -40,10 +47,50 @@ void pack_as(const float* weight_NK, std::ptrdiff_t stride, int num_inputs, int 
   }
 }
 
+// The scale of a column: its largest number is code 127. NaN where a weight is not finite: then the
+// whole column is.
+float column_scale(const float* weight_K, int num_inputs) {
+  float largest = 0.0f;
+  for (int k = 0; k < num_inputs; ++k) {
+    if (!__builtin_isfinite(weight_K[k])) return __builtin_nanf("");
+    largest = __builtin_fmaxf(largest, __builtin_fabsf(weight_K[k]));
+  }
+  return scale_of(largest / 127.0f);
+}
+
+void pack_int8(const float* weight_NK, std::ptrdiff_t stride, int num_inputs, int num_outputs,
+               void* packed) {
+  auto* out = static_cast<std::uint8_t*>(packed);
+  const int padded = padded_inputs<DenseFormat::int8>(num_inputs);
+  for (int vector = 0; vector < vectors_of(num_outputs); vector += kPanel) {
+    const int left = vectors_of(num_outputs) - vector;
+    const int width = (left < kPanel ? left : kPanel) * L;
+    float scales[kPanel * L] = {};
+    std::int32_t sums[kPanel * L] = {};
+    for (int c = 0; c < width; ++c) {
+      const int column = vector * L + c;
+      if (column >= num_outputs) continue;
+      const float* weight_K = weight_NK + column * stride;
+      scales[c] = column_scale(weight_K, num_inputs);
+      for (int k = 0; k < num_inputs && scales[c] > 0.0f; ++k) {
+        const int code = nearest(broadcast(weight_K[k] / scales[c]))[0];
+        out[(k / 4 * width + c) * 4 + k % 4] = static_cast<std::uint8_t>(code);
+        sums[c] += code;
+      }
+    }
+    out += std::ptrdiff_t{padded} * width;
+    std::memcpy(out, scales, static_cast<std::size_t>(width) * 4);
+    std::memcpy(out + width * 4, sums, static_cast<std::size_t>(width) * 4);
+    out += width * 8;
+  }
+}
+
 void pack_linear(DenseFormat format, const float* weight_NK, std::ptrdiff_t stride, int num_inputs,
                  int num_outputs, void* packed) {
   if (format == DenseFormat::bf16)
     return pack_as<DenseFormat::bf16>(weight_NK, stride, num_inputs, num_outputs, packed);
+  if (format == DenseFormat::int8)
+    return pack_int8(weight_NK, stride, num_inputs, num_outputs, packed);
   pack_as<DenseFormat::fp32>(weight_NK, stride, num_inputs, num_outputs, packed);
 }
 
@@ -57,6 +104,46 @@ void to_bf16(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, 
       store(y + k, to_bf16_bits(load<vec>(x + k)));
     for (; k < width; ++k) y[k] = bf16_of(x[k]);
     if (width % 2) y[width] = 0;
+  }
+}
+
+// The codes of a row run from its least number, or 0, to its largest, or 0: after a ReLU, zero is 0.
+RowScale row_scale(const float* x_K, int width) {
+  vec low{}, high{}, difference{};
+  const auto take = [&](vec x) {
+    low = x < low ? x : low;
+    high = x > high ? x : high;
+    difference += x - x;  // NaN for what is not finite
+  };
+  int k = 0;
+  for (; k + L <= width; k += L) take(load<vec>(x_K + k));
+  if (k < width) take(load_first(x_K + k, width - k));
+  float least = 0.0f, largest = 0.0f, broken = 0.0f;
+  for (int lane = 0; lane < L; ++lane) {
+    least = low[lane] < least ? low[lane] : least;
+    largest = high[lane] > largest ? high[lane] : largest;
+    broken += difference[lane];
+  }
+  const float scale = scale_of(largest / 255.0f - least / 255.0f) + broken;
+  if (!(scale > 0.0f)) return {scale, 0};
+  return {scale, -nearest(broadcast(least * (1.0f / scale)))[0]};
+}
+
+void to_int8(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, int width,
+             std::uint8_t* out, std::ptrdiff_t out_stride, RowScale* row_scales) {
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    const float* x = x_BK + row * x_stride;
+    std::uint8_t* y = out + row * out_stride;
+    const RowScale own = row_scale(x, width);
+    row_scales[row] = own;
+    const vec inverse = broadcast(own.scale > 0.0f ? 1.0f / own.scale : 0.0f);
+    const auto codes = [&](vec numbers) {
+      const ivec code = nearest(numbers * inverse) + own.zero;
+      return __builtin_convertvector(code > 255 ? ivec{} + 255 : code, bvec);
+    };
+    int k = 0;
+    for (; k + L <= width; k += L) store(y + k, codes(load<vec>(x + k)));
+    if (k < width) store(y + k, codes(load_first(x + k, width - k)));
   }
 }
 

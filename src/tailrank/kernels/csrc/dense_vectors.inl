@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(TAILRANK_AVX512_BF16)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -16,6 +16,7 @@ typedef float vec __attribute__((vector_size(4 * L)));
 typedef std::uint32_t uvec __attribute__((vector_size(4 * L)));
 typedef std::int32_t ivec __attribute__((vector_size(4 * L)));
 typedef std::uint16_t hvec __attribute__((vector_size(2 * L)));
+typedef std::uint8_t bvec __attribute__((vector_size(L)));
 
 // From and to any address: the compiler turns each into one unaligned move.
 template <typename V>
@@ -49,6 +50,25 @@ inline hvec to_bf16_bits(vec x) {
   const ivec is_nan = x != x;
   return __builtin_convertvector(is_nan ? quiet : rounded, hvec);
 #endif
+}
+
+// Keeps the compiler from fusing the product x with a sum: the codes of int8 are the same on every
+// instruction set.
+inline vec rounded(vec x) {
+#if defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#else
+  asm("" : "+m"(x));
+#endif
+  return x;
+}
+
+// The nearest whole number, ties to even, where |x| < 2^22.
+inline ivec nearest(vec x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum's last bit is worth one
+  return reinterpret_cast<ivec>(rounded(x) + kShift) - 0x4b400000;
 }
 
 constexpr int vectors_of(int width) { return (width + L - 1) / L; }

@@ -35,7 +35,7 @@ Dlrm::Split::Split(const DenseKernels& kernels, DenseFormat format, const SplitM
   LayerWeights share = mlp.layers[0];
   share.num_inputs = mlp.num_user_inputs;
   share.rectify = false;
-  user.emplace(kernels, format, share);
+  user.emplace(kernels, unless_int8(format), share);
 }
 
 Dlrm::Dlrm(const DenseKernels& kernels, DenseFormat format, LookupKernel lookup,
@@ -213,7 +213,7 @@ DlrmFault Dlrm::gather(Side side, const SideRows& rows, std::int64_t first, std:
 void Dlrm::share(const PackedLayer& layer, std::int64_t num_rows, const float* x,
                  std::ptrdiff_t x_stride, float* out, WorkSpace& space) const {
   const std::ptrdiff_t stride = layer.padded_outputs();
-  if (format_ == DenseFormat::fp32)
+  if (format_ != DenseFormat::bf16)
     return layer.run(num_rows, x, x_stride, {}, out, stride, nullptr, 0);
   const std::ptrdiff_t rounded_stride = spread(layer.num_inputs());
   std::uint16_t* rounded = space.rounded.reserve(room(num_rows, rounded_stride));

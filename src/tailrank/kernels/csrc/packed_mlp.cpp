@@ -28,10 +28,12 @@ PackedLayer::PackedLayer(const DenseKernels& kernels, DenseFormat format, const 
 
 void PackedLayer::run(std::int64_t num_rows, const void* x, std::ptrdiff_t x_stride,
                       const Initial& initial, float* sums_BN, std::ptrdiff_t sums_stride,
-                      std::uint16_t* y_bf16, std::ptrdiff_t y_bf16_stride) const {
+                      std::uint16_t* y_bf16, std::ptrdiff_t y_bf16_stride,
+                      const RowScale* row_scales) const {
   LinearCall call;
   call.x = x;
   call.x_stride = x_stride;
+  call.row_scales = row_scales;
   call.num_rows = num_rows;
   call.packed = packed_.get();
   call.num_inputs = num_inputs_;
@@ -52,7 +54,8 @@ PackedMlp::PackedMlp(const DenseKernels& kernels, DenseFormat format,
     : kernels_(&kernels), format_(format) {
   layers_.reserve(layers.size());
   for (const LayerWeights& layer : layers) {
-    layers_.emplace_back(kernels, format, layer);
+    const bool last = &layer == &layers.back();
+    layers_.emplace_back(kernels, last ? unless_int8(format) : format, layer);
     widest_ = std::max({widest_, layer.num_inputs, layer.num_outputs});
   }
 }
@@ -81,7 +84,16 @@ void PackedMlp::run(std::int64_t num_rows, const float* x_BK, std::ptrdiff_t x_s
       x = y;
     } else {
       float* y = space.floats[i % 2].reserve(room);
-      layers_[i].run(num_rows, x, x_stride, from, y, stride, nullptr, 0);
+      RowScale* row_scales = nullptr;
+      if (format_ == DenseFormat::int8) {
+        std::uint8_t* codes = space.codes.reserve(room);
+        row_scales = space.row_scales.reserve(static_cast<std::size_t>(num_rows));
+        kernels_->to_int8(static_cast<const float*>(x), x_stride, num_rows,
+                          layers_[i].num_inputs(), codes, stride, row_scales);
+        x = codes;
+        x_stride = stride;
+      }
+      layers_[i].run(num_rows, x, x_stride, from, y, stride, nullptr, 0, row_scales);
       x = y;
       x_stride = stride;
     }

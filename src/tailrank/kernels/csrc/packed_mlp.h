@@ -1,4 +1,5 @@
-// A stack of linear layers with packed weights, run on blocks of rows.
+// A stack of linear layers with packed weights, run on blocks of rows. In int8 its last layer, which
+// is small and whose output nothing rounds any more, stays fp32.
 //
 // Legend: B rows, K inputs, N outputs, U user rows.
 #pragma once
@@ -15,6 +16,11 @@ namespace tailrank {
 // Rows that go through all layers before the next do, so that the memory in between is bounded and
 // large weights are read once for this many. Blocks of 64 and 128 were not faster (docs/lab-notes.md).
 constexpr std::int64_t kBlockRows = 256;
+
+// The format of layers that stay fp32 where others are int8.
+inline DenseFormat unless_int8(DenseFormat format) {
+  return format == DenseFormat::int8 ? DenseFormat::fp32 : format;
+}
 
 struct LayerWeights {
   const float* weight_NK;
@@ -34,6 +40,8 @@ struct Initial {
 
 struct Space {
   Buffer<std::uint16_t> bf16[2];
+  Buffer<std::uint8_t> codes;
+  Buffer<RowScale> row_scales;
   Buffer<float> floats[2];
 };
 
@@ -49,7 +57,7 @@ class PackedLayer {
   // `x` in the layer's format; the result as floats in `sums_BN`, or as bf16 where `y` is not null.
   void run(std::int64_t num_rows, const void* x, std::ptrdiff_t x_stride, const Initial& initial,
            float* sums_BN, std::ptrdiff_t sums_stride, std::uint16_t* y_bf16,
-           std::ptrdiff_t y_bf16_stride) const;
+           std::ptrdiff_t y_bf16_stride, const RowScale* row_scales = nullptr) const;
 
  private:
   const DenseKernels* kernels_;
