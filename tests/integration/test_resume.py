@@ -30,6 +30,7 @@ EVERYTHING = replace(
     schedule_tables=True,
     table_l2=0.001,
     clip_norm=0.3,
+    average_fraction=0.3,
     select_by="grouped_auc",
     checkpoint_every=4,
 )

@@ -42,6 +42,7 @@ def train(
     lr_schedule: Literal["constant", "linear", "cosine"] | None = None,
     warmup_steps: int | None = None,
     schedule_tables: Annotated[bool | None, Parameter(negative="--no-schedule-tables")] = None,
+    average_fraction: float | None = None,
     evaluate_every: int | None = None,
     select_by: Literal["logloss", "auc", "grouped_auc", "ndcg_at_10"] | None = None,
     patience: int | None = None,
@@ -94,6 +95,8 @@ def train(
         lr_schedule: How the rate of the dense layers falls to zero over the run (constant).
         warmup_steps: Steps at the start over which the rate rises (0).
         schedule_tables: Let the rate of the tables follow too.
+        average_fraction: Judge and keep a running mean of the weights, over about this fraction of
+            the steps so far (0: the weights as they are).
         evaluate_every: Steps between evaluations on validation rows (a pass).
         select_by: Validation metric that chooses the weights to keep (logloss).
         patience: Evaluations without a better value of it before training stops (3).
@@ -159,6 +162,7 @@ def train(
             lr_schedule=lr_schedule,
             warmup_steps=warmup_steps,
             schedule_tables=schedule_tables,
+            average_fraction=average_fraction,
             evaluate_every=evaluate_every,
             select_by=select_by,
             patience=patience,

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, whole or absent.
 
-Tensors are the model's parameters and the optimisers' state by name; everything else is JSON in
-the file's metadata. Never pickle.
+Tensors are the model's parameters, their running mean and the optimisers' state by name; everything
+else is JSON in the file's metadata. Never pickle.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ _FORMAT = "tailrank-checkpoint-2"
 
 
 def training_tensors(step: TrainStep) -> dict[str, Tensor]:
-    """Everything that a step changes, by name: parameters and optimiser state, not copies."""
+    """Everything that a step changes, by name: weights, their mean, optimiser state; no copies."""
     tensors = {f"model.{name}": value for name, value in step.model.state_dict().items()}
     tensors |= {f"tables.{name}": value for name, value in step.tables.state().items()}
+    if step.average is not None:
+        tensors |= {f"average.{name}": value for name, value in step.average.state().items()}
     for index, parameter in enumerate(step.model.dense_parameters()):
         for name, value in step.dense.state[parameter].items():
             tensors[f"dense.{index}.{name}"] = value

@@ -34,6 +34,9 @@ class TrainingConfig:
         warmup_steps: steps at the start over which the rate rises linearly.
         schedule_tables: whether the rate of tables follows too. By default it stays: Adagrad
             lowers it row by row, and a rare row may come last.
+        average_fraction: evaluate and keep not the last weights but a mean over all steps, to which
+            about this fraction of the steps so far, the last ones, counts (`WeightAverage`); 0: no
+            mean. Training itself goes on from the last weights.
         evaluate_every: steps between evaluations on validation; None: after each pass.
         select_by: the validation metric that chooses the weights to keep.
         patience: evaluations without a better value of it before the run stops.
@@ -57,6 +60,7 @@ class TrainingConfig:
     lr_schedule: LrSchedule = "constant"
     warmup_steps: int = 0
     schedule_tables: bool = False
+    average_fraction: float = 0.0
     evaluate_every: int | None = None
     select_by: SelectBy = "logloss"
     patience: int = 3
@@ -84,6 +88,8 @@ class TrainingConfig:
         for field in ("weight_decay", "table_l2"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ConfigError(field, getattr(self, field), "0 up to 1")
+        if not 0.0 <= self.average_fraction <= 1.0:
+            raise ConfigError("average_fraction", self.average_fraction, "0 to 1")
         for field in ("clip_norm", "checkpoint_seconds"):
             value = getattr(self, field)
             if value is not None and not value > 0.0:

@@ -185,7 +185,7 @@ class _Run:
             if listeners.should_stop() and not result.finished:
                 self._save_latest()
                 return result
-        if result.best_step != result.step:
+        if result.best_step != result.step or self.config.average_fraction:
             file = self._best_file()
             restore_model(file, self.step, load_checkpoint(file)[0])
         return result
@@ -236,7 +236,16 @@ class _Run:
         )
 
     def _evaluate(self, listeners: _Listeners) -> None:
-        """Add a point to the curve, keep the best weights, decide whether to go on."""
+        """Judge the weights, keep the best and what is needed to go on."""
+        with self.step.averaged():
+            self._judge(listeners)
+        self._save_latest()
+        for file in self.folder.glob("best-*.safetensors"):
+            if file != self._best_file():
+                file.unlink()
+
+    def _judge(self, listeners: _Listeners) -> None:
+        """Add a point to the curve, keep the weights if they are best, decide whether to go on."""
         result, config = self.result, self.config
         point = CurvePoint(
             step=result.step,
@@ -257,10 +266,6 @@ class _Run:
         listeners.evaluated(point)
         if best is point:
             self._save(self._best_file())
-        self._save_latest()
-        for file in self.folder.glob("best-*.safetensors"):
-            if file != self._best_file():
-                file.unlink()
 
     def _validation(self, scoring: Callable[[int, int], None]) -> dict[str, Any]:
         """The metrics of the validation rows, as fields of a `CurvePoint`."""

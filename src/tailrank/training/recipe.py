@@ -41,12 +41,14 @@ class Recipe:
         return config_for(self.architecture, spec, self.sizes)
 
     def bytes_needed(self, spec: FeatureSpec) -> int:
-        """Bytes that training allocates for model, gradients and optimiser state."""
+        """Bytes that training allocates for model, gradients, optimiser state and mean."""
         num_dense = num_dense_parameters(self.model_config(spec))
         num_rows = sum(table.num_embeddings for table in spec.tables)
         training = self.training
         state = state_bytes(num_rows, num_dense, training.table_optimizer, training.dense_optimizer)
-        return spec.table_bytes + 4 * num_dense + state
+        weights = spec.table_bytes + 4 * num_dense
+        average = weights + 4 * num_rows if training.average_fraction else 0
+        return weights + state + average
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""

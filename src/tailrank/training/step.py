@@ -10,6 +10,7 @@ Legend: B items, T tasks, L ids, G bags, D dim.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from tailrank.embeddings import Pooled
 from tailrank.features import SIDES, FeatureBatch, Labels, Side, SideFeatures
 from tailrank.kernels.reference import pooled_lookup
 from tailrank.models import RankingModel
+from tailrank.training.averaging import WeightAverage
 from tailrank.training.config import TrainingConfig
 from tailrank.training.optimizers import (
     RowGradients,
@@ -53,12 +55,15 @@ class TrainStep:
         config: optimisers and rates.
 
     Attributes:
+        average: the mean of the weights after each step; None where the config wants none.
         gradient_norm: L2 norm of the last step's gradients, before clipping; None without it.
     """
 
     def __init__(self, model: RankingModel, config: TrainingConfig) -> None:
         self.model, self.config = model, config
         self.gradient_norm: float | None = None
+        fraction = config.average_fraction
+        self.average = WeightAverage(model, fraction) if fraction else None
         self._table_lr = config.lr if config.table_lr is None else config.table_lr
         self._dense_parameters = model.dense_parameters()
         self.tables = table_optimizer(
@@ -74,6 +79,10 @@ class TrainStep:
             group["lr"] = self.config.lr * factor
         if self.config.schedule_tables:
             self.tables.lr = self._table_lr * factor
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model has the weights to judge and keep, in here: their mean, if there is one."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def __call__(self, batch: FeatureBatch, labels: Labels) -> float:
         """One step; returns the loss before it.
@@ -92,6 +101,8 @@ class TrainStep:
         if self.config.table_l2:
             weight_KD = self.model.tables.weight_VD.detach().index_select(0, rows.rows_K)
             rows.grad_KD.add_(weight_KD, alpha=self.config.table_l2)
+        if self.average is not None:
+            self.average.before_step(rows.rows_K)
         self.dense.step()
         self.tables.step(rows)
         return loss.item()
