@@ -17,6 +17,7 @@ from tailrank.inference import Ranker, load
 from tailrank.inference.artifact import read_record
 from tailrank.inference.precision import Precision
 from tailrank.inference.ranker import bytes_needed, random_ranker
+from tailrank.inference.table_file import ByteProgress
 from tailrank.models import ModelConfig
 from tailrank.models.memory import format_bytes
 from tailrank.models.presets import load_preset
@@ -117,7 +118,10 @@ class Target:
 
 
 def open_target(
-    config: TargetConfig, announce: Callable[[str], None], dataset: Dataset | None = None
+    config: TargetConfig,
+    announce: Callable[[str], None],
+    dataset: Dataset | None = None,
+    progress: ByteProgress = lambda done, total: None,
 ) -> Target:
     """Load a target onto huge pages.
 
@@ -125,6 +129,7 @@ def open_target(
         config: which one.
         announce: told the memory needed, before it is allocated.
         dataset: what `config.data` names, read as the artifact was trained on it.
+        progress: told the bytes of an artifact's tables read so far, and all.
 
     Raises:
         ConfigError: unknown preset, or it does not fit into memory.
@@ -142,7 +147,7 @@ def open_target(
         record = read_record(path)
         name, model, precision = path.name, record.config, record.precision
         announce(_memory_line(name, bytes_needed(model, precision), precision))
-        ranker, _ = load(path)
+        ranker, _ = load(path, progress=progress)
     assert (dataset is None) == (config.data is None), "the data set that the config names"
     if dataset is None:
         pool = QueryPool.random(model.spec, config.seed)

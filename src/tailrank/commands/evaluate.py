@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from tailrank.characterization.target import TargetConfig
+    from tailrank.characterization.target import Target, TargetConfig
     from tailrank.data.dataset import Dataset, ReadingProgress
     from tailrank.inference.artifact import ArtifactRecord
     from tailrank.reporting.console import Console
@@ -52,8 +52,9 @@ def evaluate(
     if report is not None:
         check_writable(report.parent)
     console = Console(json=json, quiet=quiet)
-    model, record = load_model(artifact)
-    with console.progress("read") as progress:
+    with console.progress("load") as progress:
+        model, record = load_model(artifact, progress.count_bytes)
+        progress.begin("read")
         dataset = open_for(artifact, record, data, progress)
         progress.begin("score")
         splits = SPLITS if split == "all" else (split,)
@@ -111,17 +112,24 @@ def open_for(
     return dataset
 
 
-def query_rows(config: TargetConfig, console: Console) -> Dataset | None:
-    """The rows that `config.data` names, for queries to its model; None: random ones will do.
+def load_target(config: TargetConfig, console: Console) -> Target:
+    """What `config` names, ready to be asked; says what it takes and what the host refused.
 
     Raises:
-        ConfigError: another kind of data, or rows with other features.
-        DataError: no artifact, or the rows or the vocabulary cannot be used.
+        ConfigError: unknown preset, another kind of data, or it does not fit into memory.
+        DataError: no artifact or a damaged one, or rows or a vocabulary that cannot be used.
+        BackendUnavailable: this host cannot run its precision.
     """
+    from tailrank.characterization.target import open_target
     from tailrank.inference.artifact import read_record
 
-    if config.data is None:
-        return None
-    folder = Path(config.target)
-    with console.progress("read") as progress:
-        return open_for(folder, read_record(folder), config.data, progress)
+    dataset = None
+    if config.data is not None:
+        folder = Path(config.target)
+        with console.progress("read") as progress:
+            dataset = open_for(folder, read_record(folder), config.data, progress)
+    with console.progress("load") as progress:
+        target = open_target(config, console.note, dataset, progress.count_bytes)
+    if refusal := target.ranker.describe().get("huge_page_refusal"):
+        console.note(f"{refusal}: random rows are read more slowly, see tailrank doctor")
+    return target

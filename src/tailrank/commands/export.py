@@ -58,7 +58,8 @@ def export(
     if not 0.0 <= max_auc_drop < 1.0:
         raise ConfigError("--max-auc-drop", max_auc_drop, "0 up to 1")
     check_output(out, overwrite=overwrite)
-    model, record = load_model(artifact)
+    with console.progress("load") as progress:
+        model, record = load_model(artifact, progress.count_bytes)
     if record.precision != Precision():
         raise ConfigError("artifact", str(record.precision), "a model in fp32 to export from")
     with console.progress("read") as progress:

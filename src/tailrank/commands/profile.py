@@ -48,8 +48,8 @@ def profile(
     """
     from tailrank.characterization.load_test import measure_overhead_ns, measure_profile
     from tailrank.characterization.service_time import ProfileConfig
-    from tailrank.characterization.target import TargetConfig, open_target
-    from tailrank.commands.evaluate import query_rows
+    from tailrank.characterization.target import TargetConfig
+    from tailrank.commands.evaluate import load_target
     from tailrank.core.files import check_writable
     from tailrank.core.sla import parse_duration_ns
     from tailrank.inference.precision import Precision
@@ -79,7 +79,7 @@ def profile(
         budget_s=2.0 if quick else parse_duration_ns(budget, "--budget") / 1e9,
         seed=seed,
     )
-    loaded = open_target(target_config, console.note, query_rows(target_config, console))
+    loaded = load_target(target_config, console)
     with console.progress("profile") as advance:
         table = measure_profile(loaded, profile_config, advance)
     out.parent.mkdir(parents=True, exist_ok=True)

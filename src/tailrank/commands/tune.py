@@ -70,8 +70,8 @@ def tune(
         json: Print the result as JSON on standard output.
     """
     from tailrank.characterization.operating_point import OperatingPointConfig
-    from tailrank.characterization.target import TargetConfig, open_target
-    from tailrank.commands.evaluate import query_rows
+    from tailrank.characterization.target import TargetConfig
+    from tailrank.commands.evaluate import load_target
     from tailrank.core.errors import ConfigError
     from tailrank.core.files import check_output, replace_directory
     from tailrank.core.service_time import ServiceTimeTable
@@ -112,7 +112,7 @@ def tune(
     )
     table = None if profile is None else ServiceTimeTable.load(profile)
     console = Console(json=json, quiet=quiet)
-    loaded = open_target(target_config, console.note, query_rows(target_config, console))
+    loaded = load_target(target_config, console)
     if table is not None and table.device != loaded.profile_label:
         raise ConfigError("--profile", table.device, f"a profile of {loaded.profile_label}")
     point = search(config, loaded, table, console)

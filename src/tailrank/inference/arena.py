@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tailrank.models.memory import format_bytes
+
 HUGE_PAGE_BYTES = 2 << 20
 
 
@@ -24,7 +26,6 @@ class Arena:
 
     Attributes:
         tensor: the tensor, aligned to a huge page; keeps the mapping alive.
-        refusal: why the kernel would not even take the advice; None when it did.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -32,11 +33,11 @@ class Arena:
         mapping = mmap.mmap(
             -1, num_bytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )
-        self.refusal: str | None = None
+        self._advice_refused: str | None = None
         try:
             mapping.madvise(mmap.MADV_HUGEPAGE)
         except OSError as error:
-            self.refusal = f"madvise(MADV_HUGEPAGE): {error.strerror}"
+            self._advice_refused = f"madvise(MADV_HUGEPAGE): {error.strerror}"
         whole = torch.frombuffer(mapping, dtype=torch.uint8)
         skip = -whole.data_ptr() % HUGE_PAGE_BYTES
         self.tensor: Tensor = whole[skip : skip + num_bytes].view(dtype).view(shape)
@@ -45,6 +46,14 @@ class Arena:
     def num_bytes(self) -> int:
         """Bytes of the tensor."""
         return self.tensor.numel() * self.tensor.element_size()
+
+    def refusal(self) -> str | None:
+        """Why a tensor that has been filled does not lie on huge pages; None where it does."""
+        huge_bytes = self.huge_bytes()
+        if huge_bytes + HUGE_PAGE_BYTES >= self.num_bytes:  # its end may share a page
+            return None
+        found = f"{format_bytes(huge_bytes)} of {format_bytes(self.num_bytes)} on huge pages"
+        return f"{found}, {self._advice_refused or 'the kernel gave no more'}"
 
     def huge_bytes(self) -> int:
         """Bytes of the mapping that really lie on huge pages now (from /proc/self/smaps)."""

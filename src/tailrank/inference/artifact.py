@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from tailrank.core.errors import ConfigError, DataError
 from tailrank.core.files import replace_text
 from tailrank.inference.precision import Precision
-from tailrank.kernels.row_formats import FLOATS, columns, format_of, read_rows, write_rows
+from tailrank.inference.table_file import TENSOR_NAME, ByteProgress, read_tables
+from tailrank.kernels.row_formats import FLOATS, write_rows
 from tailrank.models import ModelConfig, RankingModel, config_from_dict
 from tailrank.models.registry import config_to_dict
 
 FORMAT_VERSION = 1
 MODEL_FILE, WEIGHTS_FILE, TABLES_FILE = "model.json", "weights.safetensors", "tables.safetensors"
-_CHUNK_ROWS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,10 @@ def save_artifact(
         if not name.startswith("tables.")
     }
     save_file(dense, path / WEIGHTS_FILE)
-    rows_VD = model.tables.weight_VD.detach()
-    save_file({"weight": write_rows(rows_VD, precision.rows)}, path / TABLES_FILE)
+    rows = model.tables.weight_VD.detach()
+    if precision.rows != "fp32":
+        rows = write_rows(rows, precision.rows)
+    save_file({TENSOR_NAME: rows.contiguous()}, path / TABLES_FILE)
     record = {
         "format_version": FORMAT_VERSION,
         "model": config_to_dict(model.config),
@@ -120,63 +122,49 @@ def read_record(path: Path) -> ArtifactRecord:
         raise DataError(file, f"damaged: {error}") from None
 
 
-def check_files(path: Path, record: ArtifactRecord) -> None:
-    """Compare the weight files with the digests in `model.json`.
+def fill_weights(
+    path: Path,
+    model: RankingModel,
+    record: ArtifactRecord,
+    progress: ByteProgress = lambda done, total: None,
+) -> None:
+    """Copy the artifact's weights into `model`, in place; each file is read once.
 
-    Raises:
-        DataError: a file is missing, truncated or altered.
-    """
-    for name in (WEIGHTS_FILE, TABLES_FILE):
-        file = path / name
-        if not file.is_file():
-            raise DataError(file, "missing from the artifact")
-        if _sha256(file) != record.sha256.get(name):
-            raise DataError(file, f"damaged: its sha256 is not the one in {MODEL_FILE}")
-
-
-def fill_weights(path: Path, model: RankingModel, precision: Precision) -> None:
-    """Copy the artifact's weights into `model`, in place and block by block.
-
-    The model may hold its rows as they are stored or as floats; nothing is held twice.
+    The model may hold its rows as they are stored or in fp32; nothing is held twice. After an
+    error the model is of no use.
 
     Args:
         path: folder of the artifact.
         model: its dense layers are fp32.
-        precision: number formats of the artifact.
+        record: what `model.json` says.
+        progress: told the bytes of tables read so far, and all.
 
     Raises:
-        DataError: a file is unreadable or does not fit the model.
+        DataError: a file is missing, truncated or altered, or does not fit the model.
     """
     file = path / WEIGHTS_FILE
     try:
-        with safe_open(file, framework="pt") as tensors:
-            dense = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        content = file.read_bytes()
+        _check_digest(file, hashlib.sha256(content).hexdigest(), record)
         # The tables are not in this file; any other missing or foreign name is an error.
-        missing, foreign = model.load_state_dict(dense, strict=False)
-        lacking = [name for name in missing if not name.startswith("tables.")]
-        if lacking or foreign:
-            raise DataError(file, f"does not fit the model: missing {lacking}, foreign {foreign}")
-        file = path / TABLES_FILE
-        with safe_open(file, framework="pt") as tensors, torch.no_grad():
-            stored = tensors.get_slice("weight")
-            weight_VK, dim = model.tables.weight_VD, model.tables.embedding_dim
-            shape, wanted = (
-                tuple(stored.get_shape()),
-                (
-                    weight_VK.shape[0],
-                    columns(precision.rows, dim),
-                ),
-            )
-            if shape != wanted:
-                raise DataError(file, f"tables of shape {shape}; expected {wanted}")
-            as_stored = format_of(weight_VK, dim) == precision.rows
-            for first in range(0, shape[0], _CHUNK_ROWS):
-                block_VK = stored[first : first + _CHUNK_ROWS]
-                weight_VK[first : first + _CHUNK_ROWS] = (
-                    block_VK if as_stored else read_rows(block_VK, precision.rows, dim)
-                )
+        missing, foreign = model.load_state_dict(load_tensors(content), strict=False)
+    except FileNotFoundError:
+        raise DataError(file, "missing from the artifact") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         raise DataError(file, f"damaged: {str(error).splitlines()[0]}") from None
+    lacking = [name for name in missing if not name.startswith("tables.")]
+    if lacking or foreign:
+        raise DataError(file, f"does not fit the model: missing {lacking}, foreign {foreign}")
+    file, tables = path / TABLES_FILE, model.tables
+    rows = record.precision.rows
+    digest = read_tables(file, tables.weight_VD, rows, tables.embedding_dim, progress)
+    _check_digest(file, digest, record)
+
+
+def _check_digest(file: Path, digest: str, record: ArtifactRecord) -> None:
+    """Refuse a file whose sha256 is not the one in `model.json`."""
+    if digest != record.sha256.get(file.name):
+        raise DataError(file, f"damaged: its sha256 is not the one in {MODEL_FILE}")
 
 
 def _sha256(file: Path) -> str:

@@ -114,7 +114,7 @@ class CpuRanker:
             "score_path": "whole model in one native call" if self._fused else "python",
             "table_bytes": self.arena.num_bytes,
             "huge_page_bytes": self.arena.huge_bytes(),
-            "huge_page_refusal": self.arena.refusal,
+            "huge_page_refusal": self.arena.refusal(),
         }
 
 

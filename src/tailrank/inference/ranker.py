@@ -11,11 +11,12 @@ from torch import Tensor
 from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureBatch
 from tailrank.inference.arena_tables import EmbeddingBackend
-from tailrank.inference.artifact import ArtifactRecord, check_files, fill_weights, read_record
+from tailrank.inference.artifact import ArtifactRecord, fill_weights, read_record
 from tailrank.inference.cpu import CpuRanker, place_in_arena
 from tailrank.inference.dense_layers import DenseBackend
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.precision import Precision
+from tailrank.inference.table_file import ByteProgress
 from tailrank.kernels.row_formats import row_bytes
 from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.memory import check_fits
@@ -55,6 +56,7 @@ def load(
     device: str = "cpu",
     dense_backend: DenseBackend | None = None,
     embedding_backend: EmbeddingBackend | None = None,
+    progress: ByteProgress = lambda done, total: None,
 ) -> tuple[Ranker, ArtifactRecord]:
     """The artifact in folder `path` as a ranker, with its record.
 
@@ -63,39 +65,43 @@ def load(
         device: `cpu`, or `eager` for the reference.
         dense_backend: see `CpuRanker`.
         embedding_backend: see `CpuRanker`.
+        progress: told the bytes of tables read so far, and all.
 
     Raises:
         DataError: missing, damaged or foreign artifact.
         ConfigError: unknown device, or the tables do not fit into memory.
         BackendUnavailable: this host cannot run the artifact's precision.
     """
-    record = read_record(path)
-    check_files(path, record)
-    precision = record.precision if device == "cpu" else Precision()
-    check_fits(bytes_needed(record.config, precision))
-    model = build_model(record.config, None)
-    if device == "eager":
-        fill_weights(path, model, record.precision)
-        return EagerRanker(model), record
-    if device != "cpu":
+    if device not in DEVICES:
         raise ConfigError("--device", device, " or ".join(DEVICES))
-    arena = place_in_arena(model.tables, precision.rows)
-    fill_weights(path, model, record.precision)
-    return CpuRanker(model, arena, precision, dense_backend, embedding_backend), record
+    if device == "eager":
+        model, record = load_model(path, progress)
+        return EagerRanker(model), record
+    record = read_record(path)
+    check_fits(bytes_needed(record.config, record.precision))
+    model = build_model(record.config, None)
+    arena = place_in_arena(model.tables, record.precision.rows)
+    fill_weights(path, model, record, progress)
+    return CpuRanker(model, arena, record.precision, dense_backend, embedding_backend), record
 
 
-def load_model(path: Path) -> tuple[RankingModel, ArtifactRecord]:
+def load_model(
+    path: Path, progress: ByteProgress = lambda done, total: None
+) -> tuple[RankingModel, ArtifactRecord]:
     """The artifact's model in fp32, for evaluation, further training and export.
+
+    Args:
+        path: folder written by `save_artifact`.
+        progress: told the bytes of tables read so far, and all.
 
     Raises:
         DataError: missing, damaged or foreign artifact.
         ConfigError: the tables do not fit into memory.
     """
     record = read_record(path)
-    check_files(path, record)
     check_fits(bytes_needed(record.config, Precision()))
     model = build_model(record.config, None)
-    fill_weights(path, model, record.precision)
+    fill_weights(path, model, record, progress)
     return model, record
 
 

@@ -48,8 +48,6 @@ class Progress:
         self._start(stage, 0.0)
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(
@@ -104,6 +102,7 @@ class Progress:
         if now < self._due:
             return
         if self._bar is not None:
+            self._bar.start()  # now, and not sooner, so that lines before it stay whole
             self._due = now + _REDRAW_S
             self._bar.update(
                 self._task, completed=fraction, refresh=True, times=times, remark=remark
@@ -123,6 +122,10 @@ class Progress:
         """
         elapsed_s = max(self._clock() - self._started, 1e-9)
         self(done / total, f"{done / elapsed_s:,.0f} {unit}/s")
+
+    def count_bytes(self, done: int, total: int) -> None:
+        """Say how many of `total` bytes are done, and how many a second; see `count`."""
+        self.count(done / 1e6, total / 1e6, "MB")
 
     def _start(self, stage: str, fraction: float) -> None:
         """Begin a stage's clock."""

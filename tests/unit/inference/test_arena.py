@@ -1,8 +1,11 @@
 """The huge-page arena."""
 
+import errno
+import mmap
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from tailrank.inference.arena import HUGE_PAGE_BYTES, Arena
@@ -27,6 +30,23 @@ def test_huge_pages_are_reported_not_assumed() -> None:
     granted = arena.huge_bytes()
     assert 0 <= granted <= 5 * HUGE_PAGE_BYTES
     assert granted % HUGE_PAGE_BYTES == 0
+
+
+def test_a_refusal_of_huge_pages_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: mmap.mmap, *arguments: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    class Refusing(mmap.mmap):
+        madvise = refuse
+
+    monkeypatch.setattr("tailrank.inference.arena.mmap.mmap", Refusing)
+    arena = Arena((4 * HUGE_PAGE_BYTES,), torch.uint8)
+    monkeypatch.setattr(arena, "huge_bytes", lambda: HUGE_PAGE_BYTES)
+    assert arena.refusal() == (
+        "2.1 MB of 8.39 MB on huge pages, madvise(MADV_HUGEPAGE): Invalid argument"
+    )
+    monkeypatch.setattr(arena, "huge_bytes", lambda: 3 * HUGE_PAGE_BYTES)
+    assert arena.refusal() is None  # the rest is less than one page
 
 
 def test_tables_read_from_the_arena() -> None:

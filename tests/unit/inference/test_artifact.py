@@ -88,6 +88,12 @@ def test_rows_that_a_format_cannot_hold_are_refused(tmp_path: Path, model: DLRM)
         save_artifact(tmp_path, model, training={}, precision=Precision(rows="int8"))
 
 
+def test_loading_tells_how_many_bytes_of_tables_it_read(path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    load(path, progress=lambda done, total: told.append((done, total)))
+    assert told == [(160, 160)]
+
+
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, TABLES_FILE])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "rubbish"])
 def test_a_damaged_weight_file_is_named(path: Path, name: str, damage: str) -> None:
@@ -153,7 +159,7 @@ def test_tables_of_another_model_are_refused(path: Path, tmp_path: Path) -> None
     stranger = json.loads((tmp_path / "other" / MODEL_FILE).read_text())
     record["sha256"][TABLES_FILE] = stranger["sha256"][TABLES_FILE]
     (path / MODEL_FILE).write_text(json.dumps(record))
-    with pytest.raises(DataError, match=r"tables of shape \(12, 4\); expected \(10, 4\)"):
+    with pytest.raises(DataError, match=r"tables of shape \(12, 4\) .* expected \(10, 4\)"):
         load(path)
 
 

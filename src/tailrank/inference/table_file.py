@@ -1,0 +1,125 @@
+"""Reads `tables.safetensors` once: every block goes straight to where it stays and is hashed there.
+
+The format is safetensors: the length of a header in 8 bytes, the header in JSON, then the numbers.
+Its own readers map the file, so that hashing and copying would each read it. Knows no model.
+
+Legend: V rows of all tables, D dim, K columns of a stored row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tailrank.core.errors import DataError
+from tailrank.kernels.row_formats import RowFormat, columns, dtype_of, format_of, read_rows
+
+TENSOR_NAME = "weight"
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
+_HEADER_BYTES_MAX = 1 << 20  # ours has one tensor and takes about a hundred
+_BLOCK_BYTES = 1 << 20  # still in the second-level cache when it is hashed
+
+ByteProgress = Callable[[int, int], None]
+
+
+class _Header(NamedTuple):
+    """What precedes the numbers: its bytes, and what it says of them."""
+
+    content: bytes
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+def read_tables(
+    file: Path,
+    weight_VK: Tensor,
+    row_format: RowFormat,
+    dim: int,
+    progress: ByteProgress = lambda done, total: None,
+) -> str:
+    """Fill `weight_VK` with the file's rows; to be used only if the digest is the right one.
+
+    Args:
+        file: written by safetensors, with one tensor of the name `TENSOR_NAME`.
+        weight_VK: in the file's own format, or fp32 (V, D).
+        row_format: of the file's rows.
+        dim: D.
+        progress: told the bytes read so far, and all.
+
+    Returns:
+        str: hex digest of the sha256 of the whole file.
+
+    Raises:
+        DataError: no such file, or one that is truncated or does not hold these rows.
+    """
+    num_rows, width = weight_VK.shape[0], columns(row_format, dim)
+    try:
+        with file.open("rb", buffering=0) as stream:
+            header = _read_header(stream, file)
+            if (header.dtype, header.shape) != (dtype_of(row_format), (num_rows, width)):
+                given = f"tables of shape {header.shape} in {header.dtype}"
+                wanted = f"{(num_rows, width)} in {dtype_of(row_format)}"
+                raise DataError(file, f"{given}; expected {wanted}")
+            digest = hashlib.sha256(header.content)
+            row_bytes = width * header.dtype.itemsize
+            block_rows = max(1, _BLOCK_BYTES // max(row_bytes, 1))
+            as_stored = format_of(weight_VK, dim) == row_format
+            scratch_VK = torch.empty(0 if as_stored else block_rows, width, dtype=header.dtype)
+            for first in range(0, num_rows, block_rows):
+                target_VK = weight_VK.detach()[first : first + block_rows]
+                block_VK = target_VK if as_stored else scratch_VK[: len(target_VK)]
+                content = memoryview(block_VK.view(torch.uint8).numpy().data).cast("B")
+                _fill(content, stream, file)
+                digest.update(content)
+                if not as_stored:
+                    target_VK.copy_(read_rows(block_VK, row_format, dim))
+                progress((first + len(target_VK)) * row_bytes, header.num_bytes)
+    except FileNotFoundError:
+        raise DataError(file, "missing from the artifact") from None
+    except OSError as error:
+        raise DataError(file, f"not readable ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def _read_header(stream: BinaryIO, file: Path) -> _Header:
+    """The header, checked against the size of the file."""
+    size = file.stat().st_size
+    length = stream.read(8)
+    num_bytes = int.from_bytes(length, "little")
+    if len(length) < 8 or num_bytes > min(size - 8, _HEADER_BYTES_MAX):
+        raise DataError(file, f"damaged: {size} bytes that do not begin with a header")
+    content = bytearray(num_bytes)
+    _fill(memoryview(content), stream, file)
+    try:
+        tensors = json.loads(content)
+        tensors.pop("__metadata__", None)
+        tensor = tensors.pop(TENSOR_NAME)
+        dtype, shape = _DTYPES[tensor["dtype"]], tuple(map(int, tensor["shape"]))
+        begin, end = tensor["data_offsets"]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(file, f"damaged: its header is not that of tables ({error!r})") from None
+    if tensors:
+        raise DataError(file, f"holds more than tables: {', '.join(tensors)}")
+    if min(shape, default=0) < 0 or (begin, end) != (0, math.prod(shape) * dtype.itemsize):
+        raise DataError(file, f"damaged: bytes {begin} to {end} for {dtype} {shape}")
+    if size != 8 + num_bytes + end:
+        raise DataError(file, f"damaged: {size} bytes instead of {8 + num_bytes + end}")
+    return _Header(length + content, dtype, shape, end)
+
+
+def _fill(content: memoryview, stream: BinaryIO, file: Path) -> None:
+    """Read as many bytes as `content` holds."""
+    done = 0
+    while done < len(content):
+        count = stream.readinto(content[done:])  # type: ignore[attr-defined]  # an unbuffered file
+        if not count:
+            raise DataError(file, "damaged: it ends too early")
+        done += count
