@@ -28,7 +28,7 @@ def export(
 
     Args:
         artifact: Folder of a trained model in fp32.
-        precision: fp32, bf16, or a mix such as rows=int8,dense=bf16; rows also in fp16 and int4.
+        precision: fp32, bf16, int8, or a mix such as rows=int4,dense=bf16; rows also in fp16.
         data: Held-out rows, as in criteo:PATH or synthetic:rows=N,seed=N.
         out: Folder for the exported model.
         split: Rows of the gate; a model that was refitted has seen the validation rows.

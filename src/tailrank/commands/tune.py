@@ -59,7 +59,7 @@ def tune(
         profile_budget: Time for measuring it; default: 20s.
         scale: Factor on the rows of a preset's tables.
         user_tables: Tables of a preset that belong to the user's side.
-        precision: Number formats of a preset: fp32, bf16, or a mix such as rows=int8,dense=bf16.
+        precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
         data: Log whose users and candidates make the queries, as it was named when the model was
             trained, for instance movielens:FOLDER; default: random ones.
         simulate_only: Leave the live runs out.

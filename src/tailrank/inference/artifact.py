@@ -2,7 +2,8 @@
 
     model.json           architecture, features, tables, precision, training metrics, sha256 of the
                          two others; written last, so that a folder with it is whole
-    weights.safetensors  dense layers, by parameter name
+    weights.safetensors  dense layers, by parameter name, in floats: `int8` keeps the trained fp32,
+                         of which a ranker makes codes as it packs them
     tables.safetensors   `weight`: all tables stacked in the order of the specification, (V, D), or
                          (V, K) bytes of quantised rows, see `kernels/row_formats.py`
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
@@ -70,7 +72,7 @@ def save_artifact(
         quality_gate: see `ArtifactRecord`.
     """
     precision = precision or Precision()
-    dense_dtype = FLOATS[precision.dense]
+    dense_dtype = FLOATS.get(precision.dense, torch.float32)
     dense = {
         name: value.detach().to(dense_dtype).contiguous()
         for name, value in model.state_dict().items()

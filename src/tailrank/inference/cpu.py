@@ -21,7 +21,6 @@ from tailrank.inference.arena_tables import EmbeddingBackend, arena_tables
 from tailrank.inference.dense_layers import (
     DenseBackend,
     fastest,
-    format_of,
     layers_of,
     stacks_of,
     time_backends,
@@ -65,7 +64,7 @@ class CpuRanker:
         embedding_backend: EmbeddingBackend | None = None,
     ) -> None:
         self.arena, self.precision = arena, precision
-        dtype, stacks = FLOATS[precision.dense], stacks_of(model)
+        stacks = stacks_of(model)
         self.timings_us: dict[str, float] = {}
         self.dense_backend: DenseBackend | None = dense_backend
         self._embed = arena_tables(model.tables, embedding_backend)
@@ -74,24 +73,25 @@ class CpuRanker:
         linears = [layer for stack in stacks.values() for layer in layers_of(stack)]
         self.num_dense_weights = sum(layer.weight_MN.numel() for layer in linears)
         if stacks:
-            self._choose_dense(list(stacks.values()), dtype)
+            self._choose_dense(list(stacks.values()))
         elif dense_backend is not None:
             allowed = "None: this model has no stack of linear layers"
             raise ConfigError("dense_backend", dense_backend, allowed)
 
-    def _choose_dense(self, stacks: list[nn.Sequential], dtype: torch.dtype) -> None:
+    def _choose_dense(self, stacks: list[nn.Sequential]) -> None:
         """Decide what runs the dense layers, and make it ready."""
-        torch_bf16 = self.dense_backend == "mkl" and dtype is not torch.float32
-        if self.dense_backend == "onednn" or torch_bf16:
-            onednn.require(dtype)
+        dense_format = self.precision.dense
+        torch_bf16 = self.dense_backend == "mkl" and dense_format == "bf16"
+        if dense_format in FLOATS and (self.dense_backend == "onednn" or torch_bf16):
+            onednn.require(FLOATS[dense_format])
         if self.dense_backend is None:
-            self.timings_us = time_backends(stacks, dtype)
+            self.timings_us = time_backends(stacks, dense_format)
             self.dense_backend = fastest(self.timings_us)
         all_native = self.dense_backend == "native" and self._embed.backend != "torch"
         if all_native and isinstance(self._model, DLRM):
-            self._fused = FusedDlrm(self._model, format_of(dtype))
+            self._fused = FusedDlrm(self._model, dense_format)
         else:
-            self._model = with_packed_layers(self._model, self.dense_backend, dtype).eval()
+            self._model = with_packed_layers(self._model, self.dense_backend, dense_format).eval()
 
     def rank(self, batch: FeatureBatch) -> Tensor:
         """Probabilities (B,), float32. Raises ConfigError for an id outside its table."""

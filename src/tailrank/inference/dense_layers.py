@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tailrank.core.errors import BackendUnavailable
 from tailrank.kernels import dense, native, onednn
 from tailrank.kernels.dense import DenseFormat
+from tailrank.kernels.row_formats import FLOATS
 from tailrank.models import RankingModel
 
 DenseBackend = Literal["native", "mkl", "onednn"]
@@ -55,25 +56,27 @@ class PackedMLP(nn.Module):
         layers: the stack to replace.
         backend: `native` (our kernels, one call for the stack), `mkl` (torch's own matrix product)
             or `onednn` (prepacked weights).
-        dtype: of weights and activations inside; input and output stay fp32.
+        dense_format: of weights and activations inside; input and output stay fp32.
 
     Raises:
-        BackendUnavailable: the stack holds another kind of layer.
+        BackendUnavailable: the stack holds another kind of layer, or the backend lacks the format.
     """
 
     def __init__(
-        self, layers: nn.Sequential, backend: DenseBackend, dtype: torch.dtype = torch.float32
+        self, layers: nn.Sequential, backend: DenseBackend, dense_format: DenseFormat = "fp32"
     ) -> None:
         super().__init__()
-        self.backend, self.dtype = backend, dtype
+        self.backend, self.dtype = backend, FLOATS.get(dense_format, torch.float32)
         self._native: dense.PackedMlp | None = None
         self._stages: list[tuple[Tensor, Tensor, bool]] = []
         found = layers_of(layers)
         if backend == "native":
-            self._native = dense.PackedMlp(found, format_of(dtype))
+            self._native = dense.PackedMlp(found, dense_format)
             return
+        if dense_format not in FLOATS:
+            raise BackendUnavailable(f"{dense_format} layers run in native kernels only")
         for layer in found:
-            weight_MN, bias_M = layer.weight_MN.to(dtype), layer.bias_M.to(dtype)
+            weight_MN, bias_M = layer.weight_MN.to(self.dtype), layer.bias_M.to(self.dtype)
             packed = onednn.pack(weight_MN) if backend == "onednn" else weight_MN.t().contiguous()
             self._stages.append((packed, bias_M, layer.rectified))
 
@@ -92,11 +95,6 @@ class PackedMLP(nn.Module):
         return x_BN.float()
 
 
-def format_of(dtype: torch.dtype) -> DenseFormat:
-    """The native kernels' word for a number format."""
-    return "bf16" if dtype is torch.bfloat16 else "fp32"
-
-
 def stacks_of(model: RankingModel) -> dict[str, nn.Sequential]:
     """The model's stacks of linear layers that hold any, by name."""
     named = model.named_children()
@@ -104,36 +102,39 @@ def stacks_of(model: RankingModel) -> dict[str, nn.Sequential]:
 
 
 def with_packed_layers(
-    model: RankingModel, backend: DenseBackend, dtype: torch.dtype
+    model: RankingModel, backend: DenseBackend, dense_format: DenseFormat
 ) -> RankingModel:
     """A shallow copy of the model with every stack of linears packed; the tables are shared."""
     packed = copy.copy(model)
     packed._modules = dict(model._modules)
     for name, stack in stacks_of(model).items():
-        setattr(packed, name, PackedMLP(stack, backend, dtype))
+        setattr(packed, name, PackedMLP(stack, backend, dense_format))
     return packed
 
 
-def time_backends(stacks: list[nn.Sequential], dtype: torch.dtype) -> dict[str, float]:
+def time_backends(stacks: list[nn.Sequential], dense_format: DenseFormat) -> dict[str, float]:
     """Median microseconds of all stacks on one thread, by backend, measured in turns.
 
     Raises:
         BackendUnavailable: no backend here has this number format.
     """
     backends: list[DenseBackend] = []
+    dtype = FLOATS.get(dense_format)
     if dtype is torch.float32:
         backends.append("mkl")
-    if onednn.why_unavailable(dtype) is None:
+    if dtype is not None and onednn.why_unavailable(dtype) is None:
         backends.append("onednn")
     if native.why_unavailable() is None:
         backends.append("native")
-    if not backends:
+    if not backends and dtype is None:
+        native.extension()  # says why there is none
+    elif not backends:
         onednn.require(dtype)
     if len(backends) == 1:
         return {backends[0]: 0.0}
     widths = [next(stack.parameters()).shape[1] for stack in stacks]
     inputs = [torch.randn(_CALIBRATION_ROWS, width) for width in widths]
-    packed = {name: [PackedMLP(stack, name, dtype) for stack in stacks] for name in backends}
+    packed = {name: [PackedMLP(stack, name, dense_format) for stack in stacks] for name in backends}
     samples: dict[str, list[float]] = {name: [] for name in backends}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

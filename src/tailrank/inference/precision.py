@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from tailrank.core.errors import ConfigError
 from tailrank.kernels.dense import DenseFormat
 from tailrank.kernels.row_formats import FLOATS, ROW_FORMATS, RowFormat, read_rows, write_rows
@@ -57,7 +59,7 @@ class Precision:
 def round_weights(model: RankingModel, precision: Precision) -> None:
     """Give the fp32 weights of `model`, in place, the values that `precision` can hold."""
     for parameter in model.dense_parameters():
-        parameter.data.copy_(parameter.data.to(FLOATS[precision.dense]))
+        parameter.data.copy_(parameter.data.to(FLOATS.get(precision.dense, torch.float32)))
     rows_VD = model.tables.weight_VD.data
     stored_VK = write_rows(rows_VD, precision.rows)
     rows_VD.copy_(read_rows(stored_VK, precision.rows, rows_VD.shape[1]))

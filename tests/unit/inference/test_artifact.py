@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import BackendUnavailable, ConfigError, DataError
 from tailrank.core.files import replace_directory
 from tailrank.features import Feature, FeatureSpec, TableSpec
 from tailrank.inference.artifact import (
@@ -18,6 +18,7 @@ from tailrank.inference.artifact import (
 )
 from tailrank.inference.precision import Precision
 from tailrank.inference.ranker import bytes_needed, load, load_model
+from tailrank.kernels import native
 from tailrank.kernels.row_formats import RowFormat, read_rows, write_rows
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRM, DLRMConfig
@@ -80,6 +81,18 @@ def test_rows_take_the_bytes_of_their_format_and_come_back(
     expected = read_rows(write_rows(model.tables.weight_VD.data, rows), rows, 4)
     loaded = load_model(path)[0].tables.weight_VD.data
     torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
+
+
+def test_without_native_kernels_int8_layers_are_unavailable(
+    tmp_path: Path, model: DLRM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_artifact(tmp_path, model, training={}, precision=Precision(dense="int8"))
+    monkeypatch.setattr(native, "_REASON", "no extension in this test")
+    with pytest.raises(BackendUnavailable, match="no extension in this test"):
+        load(tmp_path)
+    for backend in ("mkl", "onednn"):
+        with pytest.raises(BackendUnavailable, match="int8 layers run in native kernels only"):
+            load(tmp_path, dense_backend=backend)
 
 
 def test_rows_that_a_format_cannot_hold_are_refused(tmp_path: Path, model: DLRM) -> None:
@@ -170,6 +183,7 @@ def test_an_unknown_device_is_refused(path: Path) -> None:
 
 def test_a_precision_is_one_word_or_a_mix() -> None:
     assert Precision.parse("bf16") == Precision(rows="bf16", dense="bf16")
+    assert Precision.parse("int8") == Precision(rows="int8", dense="int8")
     assert Precision.parse("rows=int4") == Precision(rows="int4", dense="fp32")
     mixed = Precision.parse("dense=bf16,rows=int8")
     assert mixed == Precision(rows="int8", dense="bf16")
