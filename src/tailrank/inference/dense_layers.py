@@ -126,8 +126,8 @@ def time_backends(stacks: list[nn.Sequential], dense_format: DenseFormat) -> dic
         backends.append("onednn")
     if native.why_unavailable() is None:
         backends.append("native")
-    if not backends and dtype is None:
-        native.extension()  # says why there is none
+    if dtype is None:
+        native.extension()  # or why there is none
     elif not backends:
         onednn.require(dtype)
     if len(backends) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -12,8 +12,7 @@ from tailrank.kernels.dense import DenseFormat
 from tailrank.kernels.row_formats import FLOATS, ROW_FORMATS, RowFormat, read_rows, write_rows
 from tailrank.models import RankingModel
 
-# Not yet int8, which the native layers have: nothing exports or loads it.
-DENSE_FORMATS: tuple[DenseFormat, ...] = ("fp32", "bf16")
+DENSE_FORMATS: tuple[DenseFormat, ...] = get_args(DenseFormat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
