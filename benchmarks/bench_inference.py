@@ -1,254 +1,245 @@
-"""Scoring a batch: the CPU ranker in each precision beside eager modules and torch's BLASes.
+"""Scoring a batch: the CPU ranker in each precision beside every peer that can be installed.
 
-DLRM-RMC1, RMC2 and RMC3 with tables of 0.6 to 1 GB in fp32, uniform ids, every feature on the item
-side (the papers' setting), one pinned core. Same weights for all; outputs are compared first.
-Candidates take turns of several calls, as a server calls one model again and again, and every call
-has features of its own, prepared before. Times are CPU time of the thread, so that other work on
-the host counts only where it takes cache and memory bandwidth.
+The presets with uniform ids and with Zipf ids (exponent 1.05, frequent rows anywhere in a table),
+batches of 1 to 1024 items, every feature on the item side (the papers' setting). Weights and inputs
+are the same for all and come from a seed; all outputs are compared first. Candidates live in three
+processes (ours, peers as shipped, peers with huge pages) that take turns on one pinned core, in an
+order that moves on, several calls a turn as a server calls one model again and again, each call on
+features of its own. Times are CPU time of the process: other work on the host counts only where it
+takes cache and memory bandwidth.
 
-- eager: `nn.EmbeddingBag` per table and `nn.Linear` modules, on the pages that torch allocates
-- torch_mkl, torch_onednn: one merged `embedding_bag` on huge pages, MKL or packed oneDNN layers
-- native_fp32, native_dense_bf16, native_bf16: the CPU ranker, one native call
+- eager_modules, compiled: `nn.EmbeddingBag` and `nn.Linear` modules, and `torch.compile` of them
+- compiled_frozen: one merged table, frozen and packed weights, huge pages
+- expert_torch (oneDNN), expert_torch_mkl: torch's operators by hand, packed layers, huge pages
+- onnx_runtime, fbgemm: see `peers/`; `_tuned` has huge pages (and packed layers)
+- tailrank: an artifact of that precision, loaded as users load it
+- floor: one bare read of each row, at the best prefetch distance of the sweep of `bench_lookup`
 
-Then the user's side once: RMC1 with 6 of 8 tables on the user's side, 128 items of one user, beside
-the same items that each carry a copy of the user (whose rows are then in the cache), and beside
-items that have ids of their own in all tables (the papers' setting).
+Then two cores, uniform ids: two streams of batches, wall time, as two threads of one process and as
+two processes that share the tables; each candidate has the better of both. `thread_scaling.w2` is
+threads over processes of ours. Then the user's side once (`inference_user_once.py`), apart from all
+that. A precision of ours passes the gate if the AUC on labels drawn from the fp32 scores drops by
+no more than 0.1 %, relative.
 
-    python benchmarks/bench_inference.py [--quick] [--json PATH]
+    python benchmarks/bench_inference.py [--quick] [--only MODEL] [--json PATH]
+
+Peers that are not installed are listed in the result: `pip install --group bench`.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from peers.eager_modules import EagerModules
-from tailrank.characterization.payloads import QueryPool
+from inference_cases import SCALES, Case, IdsFrom
+from inference_metrics import Floats, Measured, Model, figures_of
+from inference_rounds import TOLERANCES, Running, compare, model_of, one_core, started, two_cores
+from inference_user_once import measure_movielens, measure_rmc1, movielens_folder
+from inference_workers import Candidate, Role
 from tailrank.core.measurement import Validity
-from tailrank.core.query import BatchPart, Query
-from tailrank.features import FeatureBatch, SideFeatures
-from tailrank.inference.cpu import CpuRanker, place_in_arena
-from tailrank.inference.precision import Precision
-from tailrank.models import build_model
-from tailrank.models.dlrm import DLRM
-from tailrank.models.presets import load_preset
 from tailrank.reporting.result import Result, to_json, write_result
 
-SCALES = {"dlrm-rmc1": 0.25, "dlrm-rmc2": 0.2, "dlrm-rmc3": 0.25}
-BATCHES = (1, 16, 64, 256)
-USER_TABLES, USER_ITEMS = 6, 128
-# Largest difference of a score to the eager modules'.
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
+PRECISIONS = (
+    "fp32",
+    "dense=bf16",
+    "dense=int8",
+    "bf16",
+    "rows=int8,dense=bf16",
+    "int8",
+    "rows=int4,dense=bf16",
+    "rows=int4,dense=int8",
+)
+OURS = tuple(Candidate(role="ours", precision=precision) for precision in PRECISIONS)
+FLOORS = tuple(
+    Candidate(role="ours", precision=rows, module="inference_floor")
+    for rows in ("fp32", "bf16", "int8", "int4")
+)
 
-# Features in, a call on them out: what is made ready before the call is not timed.
-Candidate = Callable[[FeatureBatch], Callable[[], Tensor]]
+
+def peers(
+    role: Role, module: str, precisions: Sequence[str], suffix: str = "", **options: object
+) -> tuple[Candidate, ...]:
+    """One peer in several precisions."""
+    return tuple(
+        Candidate(
+            role=role,
+            precision=precision,
+            module=f"peers.{module}",
+            suffix=suffix,
+            options=tuple(options.items()),
+        )
+        for precision in precisions
+    )
+
+
+PEERS = (
+    *peers("stock", "eager_modules", ("fp32", "bf16")),
+    *peers("stock", "compiled", ("fp32", "bf16")),
+    *peers("stock", "onnx_runtime", ("fp32", "dense=int8")),
+    *peers("stock", "fbgemm", ("fp32",)),
+    *peers("tuned", "expert_torch", PRECISIONS),
+    *peers("tuned", "expert_torch", ("fp32",), suffix="_mkl", mkl=True),
+    *peers("tuned", "compiled", ("fp32", "bf16"), suffix="_frozen"),
+    *peers("tuned", "onnx_runtime", ("fp32", "dense=int8"), suffix="_tuned"),
+    *peers("tuned", "fbgemm", ("fp32", "bf16", "int8", "rows=int4,dense=int8"), suffix="_tuned"),
+)
+MAX_AUC_DROP = 0.001  # as `tailrank export` has it
+MAX_BUSY_FRACTION = 0.05
+SCALING_ITEMS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much is measured.
+
+    Args:
+        models: presets.
+        shrink: factor on the rows of `SCALES`.
+        ids: where ids come from.
+        batches: items of a batch, one core.
+        w2_batches: items of a batch, two cores.
+        rounds: turns of each candidate for one case: at least and at most.
+        case_s: seconds for one case, between these bounds.
+        w2_rounds: rounds on two cores.
+        w2_s: seconds of each of their streams.
+        gate_batches: batches of 256 items for comparison and quality gate.
+        left_out: modules of peers that are not measured.
+    """
+
+    models: tuple[str, ...]
+    shrink: float = 1.0
+    ids: tuple[IdsFrom, ...] = ("uniform", "zipf")
+    batches: tuple[int, ...] = (1, 16, 64, 256, 1024)
+    w2_batches: tuple[int, ...] = (64, 256)
+    rounds: tuple[int, int] = (5, 25)
+    case_s: float = 18.0
+    w2_rounds: int = 3
+    w2_s: float = 0.15
+    gate_batches: int = 32
+    left_out: tuple[str, ...] = ()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=[name.removeprefix("dlrm-") for name in SCALES])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rounds, shrink = (4, 0.1) if arguments.quick else (25, 1.0)
-    core = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    torch.set_num_threads(1)
-    metrics: dict[str, float] = {}
-    intervals: dict[str, list[float]] = {}
-    chosen: dict[str, object] = {}
-    with torch.inference_mode():
-        for preset, scale in SCALES.items():
-            found, bounds, chosen[preset] = measure_model(preset, scale * shrink, rounds)
-            metrics |= found
-            intervals |= bounds
-        found, bounds = measure_user_once(SCALES["dlrm-rmc1"] * shrink, rounds)
-    result = Result(
-        command="bench_inference",
-        config={
-            "scales": {name: scale * shrink for name, scale in SCALES.items()},
-            "batches": BATCHES,
-            "rounds": rounds,
-            "core": core,
-            "user_tables": USER_TABLES,
-            "user_items": USER_ITEMS,
-            "chosen": chosen,
-        },
-        seed=0,
-        metrics=metrics | found,
-        intervals=intervals | bounds,
-        validity=Validity(),
-    )
+    models = tuple(SCALES) if arguments.only is None else (f"dlrm-{arguments.only}",)
+    settings = Settings(models=models)
+    if arguments.quick:
+        settings = Settings(
+            models=models if arguments.only else ("dlrm-rmc1",),
+            shrink=0.1,
+            ids=("uniform",),
+            batches=(1, 64),
+            w2_batches=(64,),
+            rounds=(3, 5),
+            case_s=2.0,
+            w2_rounds=1,
+            w2_s=0.05,
+            gate_batches=4,
+            left_out=("peers.compiled",),  # compiling alone takes longer
+        )
+    result = measure(settings)
     if arguments.json:
         write_result(arguments.json, result)
     print(to_json(result))
 
 
-def new_model(preset: str, scale: float, user_tables: int | None, precision: Precision):
-    """A model with drawn weights, its tables on huge pages in the format of the precision."""
-    config = load_preset(preset, scale=scale, user_tables=user_tables)
-    model = build_model(config, None).eval()
-    assert isinstance(model, DLRM)
-    arena = place_in_arena(model.tables, precision.rows)
-    generator = torch.Generator().manual_seed(0)
-    model.tables.reset(generator)
-    for parameter in model.dense_parameters():
-        parameter.normal_(0.0, 0.05, generator=generator)
-    return model, arena
-
-
-def measure_model(preset: str, scale: float, rounds: int):
-    """Every candidate at every batch size."""
-    fp32, bf16 = Precision(), Precision.parse("bf16")
-    dense_bf16 = Precision.parse("dense=bf16")
-    model, arena = new_model(preset, scale, None, fp32)
-    small, small_arena = new_model(preset, scale, None, bf16)
-    modules = EagerModules(model)
-    rankers = {
-        "torch_mkl": CpuRanker(model, arena, fp32, "mkl", "torch"),
-        "torch_onednn": CpuRanker(model, arena, fp32, "onednn", "torch"),
-        "native_fp32": CpuRanker(model, arena, fp32, "native", "native"),
-        "native_dense_bf16": CpuRanker(model, arena, dense_bf16, "native", "native"),
-        "native_bf16": CpuRanker(small, small_arena, bf16, "native", "native"),
+def measure(settings: Settings) -> Result:
+    """Everything, as a result."""
+    load_average = os.getloadavg()
+    cores = sorted(os.sched_getaffinity(0), reverse=True)[:2]
+    torch.set_num_threads(1)
+    candidates = [c for c in (*OURS, *FLOORS, *PEERS) if c.module not in settings.left_out]
+    measured: list[Measured] = []
+    scalings: list[Floats] = []
+    missing: dict[str, str] = {}
+    differences: dict[str, dict[str, float]] = {}
+    drops: dict[str, dict[str, float]] = {}
+    busy_fractions: list[float] = []
+    for preset in settings.models:
+        case = Case(preset=preset, scale=SCALES[preset] * settings.shrink)
+        with started(case, candidates, cores) as running:
+            missing |= running.missing
+            differences[case.name], drops[case.name] = compare(running, settings.gate_batches)
+            model = model_of(running)
+            for ids_from in settings.ids:
+                for items in settings.batches:
+                    limits = {"rounds": settings.rounds, "seconds": settings.case_s}
+                    measured.append(one_core(running, model, ids_from, items, **limits))
+            busy_fractions += running.busy_fractions
+            if len(cores) > 1:
+                found, ratios = measure_two_cores(running, model, cores, settings)
+                measured += found
+                scalings.append(ratios)
+    passing = {
+        model: {label for label, drop in of_model.items() if drop <= MAX_AUC_DROP}
+        for model, of_model in drops.items()
     }
-    chosen = {
-        precision: CpuRanker(model, arena, Precision.parse(f"dense={precision}")).timings_us
-        for precision in ("fp32", "bf16")
-    }
-
-    def eager(batch: FeatureBatch) -> Callable[[], Tensor]:
-        prepared = modules.arguments(batch)
-        return lambda: modules(*prepared)
-
-    candidates: dict[str, Candidate] = {"eager": eager}
-    candidates |= {name: ranked_by(ranker) for name, ranker in rankers.items()}
-    pool = QueryPool.random(model.config.spec, 0)
-    compare(preset, candidates, batch_of(pool, 0, 64))
-    name = preset.removeprefix("dlrm-")
-    metrics: dict[str, float] = {}
-    intervals: dict[str, list[float]] = {}
-    for items in BATCHES:
-        times = time_in_turns(candidates, lambda at, n=items: batch_of(pool, at, n), items, rounds)
-        flops = 2 * rankers["native_fp32"].num_dense_weights * items
-        for key, values in times.items():
-            label, median = f"{name}.b{items}.{key}", float(np.median(values))
-            metrics[f"us.{label}"] = median
-            metrics[f"items_per_s.{label}"] = items / median * 1e6
-            metrics[f"gflop_per_s.{label}"] = flops / median / 1e3
-            if key != "eager":
-                ratio = times["eager"] / values
-                precision = key.removeprefix("native_")
-                metrics[f"speedup_vs_eager.{name}.b{items}.{precision}"] = float(np.median(ratio))
-                intervals[f"speedup_vs_eager.{name}.b{items}.{precision}"] = bootstrap_median(ratio)
-    return metrics, intervals, chosen
-
-
-def measure_user_once(scale: float, rounds: int):
-    """Items of one user with the user's features once; with a copy for each; with all their own."""
-    model, arena = new_model("dlrm-rmc1", scale, USER_TABLES, Precision())
-    own = build_model(load_preset("dlrm-rmc1", scale=scale), None).eval()
-    own.load_state_dict(model.state_dict(), assign=True)  # the same memory
-    ranker, own_ranker = (
-        CpuRanker(m, arena, Precision(), "native", "native") for m in (model, own)
+    figures = figures_of(measured, candidates, passing)
+    figures.add("thread_scaling.w2", scalings)
+    figures.metrics["host_busy_fraction"] = float(np.median(busy_fractions))
+    for model_name, of_model in drops.items():
+        for label, drop in of_model.items():
+            figures.metrics[f"auc_drop_fraction.{model_name}.{label}"] = drop
+    movielens = movielens_folder()
+    os.sched_setaffinity(0, {cores[0]})
+    with torch.inference_mode():
+        if "dlrm-rmc1" in settings.models:
+            scale = SCALES["dlrm-rmc1"] * settings.shrink
+            measure_rmc1(figures, scale, settings.rounds[1])
+            if movielens is not None:
+                measure_movielens(figures, movielens, settings.rounds[1])
+    return Result(
+        command="bench_inference",
+        config={
+            "settings": settings,
+            "scales": {name: SCALES[name] * settings.shrink for name in settings.models},
+            "cores": cores,
+            "load_average_before": load_average,
+            "max_auc_drop": MAX_AUC_DROP,
+            "tolerances": TOLERANCES,
+            "largest_difference": differences,
+            "missing": missing,
+            "movielens_found": movielens is not None,
+            "chosen": figures.chosen,
+        },
+        seed=0,
+        metrics=figures.metrics,
+        intervals=figures.intervals,
+        validity=validity(figures.metrics["host_busy_fraction"]),
     )
-    pool, own_pool = (QueryPool.random(m.config.spec, 0) for m in (model, own))
-
-    def copied(batch: FeatureBatch) -> Callable[[], Tensor]:
-        copies = FeatureBatch(
-            user=SideFeatures.concat([batch.user] * batch.num_items),
-            item=batch.item,
-            item_to_user_B=torch.arange(batch.num_items),
-        )
-        return lambda: ranker.rank(copies)
-
-    users: dict[str, Candidate] = {"once": ranked_by(ranker), "copied": copied}
-    compare("user once", users, batch_of(pool, 0, USER_ITEMS))
-    drawn = iter(range(1_000_000_000))
-
-    def all_items(batch: FeatureBatch) -> Callable[[], Tensor]:
-        mine = batch_of(own_pool, next(drawn), USER_ITEMS)
-        return lambda: own_ranker.rank(mine)
-
-    times = time_in_turns(
-        users | {"all_items": all_items},
-        lambda at: batch_of(pool, at, USER_ITEMS),
-        USER_ITEMS,
-        rounds,
-    )
-    metrics = {f"us.rmc1_user_{key}.b{USER_ITEMS}": float(np.median(v)) for key, v in times.items()}
-    ratios = {
-        "user_once_speedup.rmc1": times["all_items"] / times["once"],
-        "user_once_speedup_over_copies.rmc1": times["copied"] / times["once"],
-    }
-    metrics |= {name: float(np.median(ratio)) for name, ratio in ratios.items()}
-    return metrics, {name: bootstrap_median(ratio) for name, ratio in ratios.items()}
 
 
-def ranked_by(ranker: CpuRanker) -> Candidate:
-    return lambda batch: lambda: ranker.rank(batch)
+def measure_two_cores(
+    running: Running, model: Model, cores: Sequence[int], settings: Settings
+) -> tuple[list[Measured], Floats]:
+    """Every batch size, and threads over processes of ours in fp32 at 64 items."""
+    for worker in running.workers.values():
+        worker.call("fork")
+    measured, scaling = [], np.empty(0)
+    for items in settings.w2_batches:
+        limits = {"rounds": settings.w2_rounds, "seconds": settings.w2_s}
+        found, ratios = two_cores(running, model, items, cores, **limits)
+        measured.append(found)
+        if items == SCALING_ITEMS:
+            scaling = ratios[OURS[0].label]
+    return measured, scaling
 
 
-def batch_of(pool: QueryPool, choice: int, items: int) -> FeatureBatch:
-    """One query of the pool; successive choices have items of their own."""
-    query = Query(
-        query_id=0,
-        model="",
-        scheduled_ns=0,
-        deadline_ns=None,
-        num_items=items,
-        num_ids=0,
-        payload=pool.payload(choice * items, items),
-    )
-    return pool.features(BatchPart(query=query, first_item=0, num_items=items))
-
-
-def time_in_turns(
-    candidates: dict[str, Candidate],
-    next_batch: Callable[[int], FeatureBatch],
-    items: int,
-    rounds: int,
-) -> dict[str, np.ndarray]:
-    """CPU microseconds of a call, the median of each turn; the order moves on by one."""
-    calls_per_turn = max(2, math.ceil(64 / items))
-    times = {key: np.empty(rounds) for key in candidates}
-    order, drawn = list(candidates), 0
-    for number in range(rounds):
-        for key in order[number % len(order) :] + order[: number % len(order)]:
-            calls = []
-            for _ in range(calls_per_turn + 1):
-                calls.append(candidates[key](next_batch(drawn)))
-                drawn += 1
-            calls.pop()()  # brings the weights back, as the call before does in a server
-            samples = []
-            for call in calls:
-                started = time.thread_time_ns()
-                call()
-                samples.append((time.thread_time_ns() - started) / 1e3)
-            times[key][number] = np.median(samples)
-    return times
-
-
-def compare(name: str, candidates: dict[str, Candidate], batch: FeatureBatch) -> None:
-    """All outputs against the first candidate's."""
-    outputs = {key: prepare(batch)() for key, prepare in candidates.items()}
-    first = next(iter(outputs.values()))
-    for key, output in outputs.items():
-        limit = TOLERANCE["bf16" if "bf16" in key else "fp32"]
-        difference = float((output - first).abs().max())
-        assert difference <= limit, f"{name} {key} differs by {difference}, limit {limit}"
-
-
-def bootstrap_median(values: np.ndarray) -> list[float]:
-    """95 % interval of the median."""
-    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
-    return [float(v) for v in np.percentile(np.median(draws, axis=1), [2.5, 97.5])]
+def validity(busy_fraction: float) -> Validity:
+    """Whether the pinned core was ours."""
+    if busy_fraction <= MAX_BUSY_FRACTION:
+        return Validity()
+    return Validity((f"other work had {busy_fraction:.0%} of the core: it shares memory, too",))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,48 @@
 """A DLRM the way its users write one: an `nn.EmbeddingBag` per table, `nn.Linear` modules, `cat`.
 
-Weights are copied from ours, into memory as torch allocates it: 4 KiB pages on most hosts.
+Weights are ours where they lie: in memory as torch allocates it, on 4 KiB pages on most hosts.
 
-Legend: B rows, N dense width, P ids of a bag, F features.
+Legend: B rows, N dense width, F features.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from inference_cases import Prepare, ids_by_table
 from tailrank.features import FeatureBatch
 from tailrank.models.dlrm import DLRM
+
+EagerArguments = tuple[Tensor, list[Tensor], Tensor]
 
 
 class EagerModules(nn.Module):
     """Scores batches whose features are all on the item side and whose bags are equally long."""
 
-    def __init__(self, model: DLRM) -> None:
+    def __init__(self, model: DLRM, precision: str) -> None:
         super().__init__()
-        tables = model.tables
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         sizes = [table.num_embeddings for table in model.config.spec.tables]
-        rows = tables.weight_VD.detach().split(sizes)
+        rows = model.tables.weight_VD.detach().to(self.dtype).split(sizes)
         self.bags = nn.ModuleList(
-            nn.EmbeddingBag.from_pretrained(part.clone(), mode="sum", include_last_offset=True)
+            nn.EmbeddingBag.from_pretrained(part, mode="sum", include_last_offset=True)
             for part in rows
         )
-        self.bottom, self.top = model.bottom, model.top
+        layers = copy.deepcopy((model.bottom, model.top))
+        self.bottom, self.top = (stack.to(self.dtype) for stack in layers)
         self.dot = model.config.interaction == "dot"
         size = len(self.bags) + 1
         self.register_buffer("pairs", torch.tril_indices(size, size, offset=-1))
 
-    def arguments(self, batch: FeatureBatch) -> tuple[Tensor, list[Tensor], Tensor]:
+    def arguments(self, batch: FeatureBatch) -> EagerArguments:
         """Dense features, the ids of each table, and the offsets of its bags."""
-        num_rows, num_tables = batch.num_items, len(self.bags)
-        values = batch.item.values_L.view(num_rows, num_tables, -1)
-        ids = [values[:, index].reshape(-1) for index in range(num_tables)]
-        offsets = torch.arange(num_rows + 1) * values.shape[2]
-        return batch.item.dense_RN, ids, offsets
+        ids = list(ids_by_table(batch, len(self.bags)))
+        offsets = torch.arange(batch.num_items + 1) * (len(ids[0]) // batch.num_items)
+        return batch.item.dense_RN.to(self.dtype), ids, offsets
 
     def forward(self, dense_BN: Tensor, ids: list[Tensor], offsets: Tensor) -> Tensor:
         """Probabilities (B,)."""
@@ -50,3 +55,15 @@ class EagerModules(nn.Module):
             products = torch.bmm(vectors, vectors.transpose(1, 2))
             joined = torch.cat([bottom, products[:, self.pairs[0], self.pairs[1]]], dim=1)
         return torch.sigmoid(self.top(joined)).squeeze(1)
+
+
+def scorer(model: DLRM, precision: str, *, tuned: bool) -> Prepare:
+    """The modules as they are; `bf16` is `module.to(torch.bfloat16)`."""
+    assert not tuned, "a tuned way to run torch's operators is in expert_torch.py"
+    modules = EagerModules(model, precision)
+
+    def prepare(batch: FeatureBatch) -> Callable[[], Tensor]:
+        arguments = modules.arguments(batch)
+        return lambda: modules(*arguments)
+
+    return prepare
