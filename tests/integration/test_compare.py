@@ -65,6 +65,6 @@ def test_what_is_not_two_trained_models_is_refused(runs, tmp_path: Path, capsys)
     assert main(["compare", str(runs[0])]) == 2
     assert "two or more" in capsys.readouterr().err
     assert main(["compare", str(runs[0]), str(runs[0])]) == 2
-    assert "different folders" in capsys.readouterr().err
+    assert "is named twice" in capsys.readouterr().err
     assert main(["compare", str(runs[0]), str(tmp_path)]) == 2
-    assert "no test scores here" in capsys.readouterr().err
+    assert "no test_scores.parquet in it" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tailrank.characterization.payloads import QueryPool, batch_runner, ids_per_item
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import RequestError
 from tailrank.core.query import Batch
 from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureSpec
@@ -48,8 +48,7 @@ class TargetConfig:
     def __post_init__(self) -> None:
         if self.target.startswith(PRESET_PREFIX):
             if self.data is not None:
-                allowed = "with a trained model only; a preset was trained on no data"
-                raise ConfigError("--data", self.data, allowed)
+                raise RequestError("--data", "a preset was trained on no data; leave it out")
             return
         for field, value, default in (
             ("--scale", self.scale, 1.0),
@@ -57,8 +56,7 @@ class TargetConfig:
             ("--precision", self.precision, None),
         ):
             if value != default:
-                allowed = "with preset:NAME only; an artifact brings its own"
-                raise ConfigError(field, str(value), allowed)
+                raise RequestError(field, "a trained model brings its own; leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +130,8 @@ def open_target(
         progress: told the bytes of an artifact's tables read so far, and all.
 
     Raises:
-        ConfigError: unknown preset, or it does not fit into memory.
+        ConfigError: unknown preset.
+        RequestError: it does not fit into memory.
         DataError: missing or damaged artifact.
         BackendUnavailable: this host cannot run its precision.
     """

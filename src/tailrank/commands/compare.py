@@ -47,7 +47,7 @@ def compare(
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import ConfigError, RequestError
     from tailrank.core.files import check_output, replace_directory
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
@@ -58,8 +58,8 @@ def compare(
 
     typed = command_line(compare, locals())
     if len(runs) < 2:
-        allowed = "two or more folders of trained models"
-        raise ConfigError("RUNS", [str(run) for run in runs], allowed)
+        given = "one folder" if runs else "no folder"
+        raise RequestError("RUNS", f"{given} is named; name two or more of trained models")
     if resamples < 100:
         raise ConfigError("--resamples", resamples, "at least 100, for a 95 % interval")
     if out is not None:
@@ -101,10 +101,10 @@ def _load(folders: tuple[Path, ...]) -> list[_Run]:
     """The runs, all on the same rows.
 
     Raises:
-        ConfigError: test rows of two runs differ.
+        RequestError: test rows of two runs differ.
         DataError: a folder is not that of a trained model, or is damaged.
     """
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import RequestError
     from tailrank.reporting.report_data import ReportData
     from tailrank.training.scores import load_scores
 
@@ -112,11 +112,10 @@ def _load(folders: tuple[Path, ...]) -> list[_Run]:
     for folder, name in zip(folders, _names(folders), strict=True):
         scored, rows = load_scores(folder)
         if runs and rows != runs[0].rows_fingerprint:
-            raise ConfigError(
+            raise RequestError(
                 "RUNS",
-                str(folder),
-                f"runs that scored the same test rows as {folders[0]}; this one saw other data, "
-                "or the same data split in another way",
+                f"{folder} scored other test rows than {folders[0]}: other data, or the same data "
+                "split in another way; only the same rows can be compared",
             )
         runs.append(_Run(name, scored, rows, ReportData.load(folder).learning_curve))
     return runs
@@ -126,13 +125,14 @@ def _names(folders: tuple[Path, ...]) -> list[str]:
     """The folders' names, or their paths where names repeat.
 
     Raises:
-        ConfigError: a folder is there twice.
+        RequestError: a folder is there twice.
     """
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import RequestError
 
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
-        raise ConfigError("RUNS", [str(folder) for folder in folders], "different folders")
+        twice = next(name for name in resolved if resolved.count(name) > 1)
+        raise RequestError("RUNS", f"{twice} is named twice")
     names = [folder.name for folder in resolved]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 

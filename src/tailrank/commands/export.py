@@ -38,7 +38,7 @@ def export(
         json: Print the result as JSON on standard output.
     """
     from tailrank.commands.evaluate import open_for
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import ConfigError, RequestError
     from tailrank.core.exit_codes import ExitCode
     from tailrank.core.files import check_output, replace_directory
     from tailrank.inference.artifact import save_artifact
@@ -61,7 +61,7 @@ def export(
     with console.progress("load") as progress:
         model, record = load_model(artifact, progress.count_bytes)
     if record.precision != Precision():
-        raise ConfigError("artifact", str(record.precision), "a model in fp32 to export from")
+        raise RequestError("ARTIFACT", f"{artifact} is in {record.precision}; name the fp32 model")
     with console.progress("read") as progress:
 
         def count(done: int, total: int) -> None:
@@ -71,7 +71,8 @@ def export(
         progress.begin("score in fp32")
         before = evaluate(model, dataset, (split,), count).compute()
         if math.isnan(before.auc):
-            raise ConfigError("--data", data, f"{split} rows of both classes, to judge a drop by")
+            reason = f"{split} rows of one class; an AUC needs rows of both classes"
+            raise RequestError("--data", reason)
         round_weights(model, wanted)
         progress.begin(f"score in {wanted}")
         scored = evaluate(model, dataset, (split,), count)

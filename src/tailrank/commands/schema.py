@@ -39,7 +39,7 @@ def schema(
         quiet: Say nothing but errors and what was asked for.
         json: Print the result as JSON on standard output.
     """
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import RequestError
     from tailrank.core.files import check_writable, replace_text
     from tailrank.data.schema_proposal import Wishes, propose_schema
     from tailrank.reporting.command_line import command_line
@@ -50,7 +50,8 @@ def schema(
     if out is not None:
         check_writable(out.parent)
         if out.exists() and (out.is_dir() or not overwrite):
-            raise ConfigError("--out", str(out), "a file that is not there yet, or --overwrite")
+            reason = f"{out} is there already; name another file, or --overwrite it"
+            raise RequestError("--out", reason)
     console = Console(json=json, quiet=quiet)
     wishes = Wishes(label=label, at_least=at_least, query_id=query_id, time=time)
     with console.progress("read") as progress:

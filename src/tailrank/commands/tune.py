@@ -72,7 +72,7 @@ def tune(
     from tailrank.characterization.operating_point import OperatingPointConfig
     from tailrank.characterization.target import TargetConfig
     from tailrank.commands.evaluate import load_target
-    from tailrank.core.errors import ConfigError
+    from tailrank.core.errors import RequestError
     from tailrank.core.files import check_output, replace_directory
     from tailrank.core.service_time import ServiceTimeTable
     from tailrank.core.sla import SLA, parse_duration_ns
@@ -95,7 +95,7 @@ def tune(
         seed=seed,
     )
     if delay is not None and policy == "static":
-        raise ConfigError("--delay", delay, "nothing under the static policy, which never waits")
+        raise RequestError("--delay", "the static policy never waits; see --policy coalescing")
     delay = delay or ("0ms" if policy == "static" else "1ms")
     duration = duration or ("2s" if quick else "10s")
     profile_budget = profile_budget or ("4s" if quick else "20s")
@@ -114,7 +114,8 @@ def tune(
     console = Console(json=json, quiet=quiet)
     loaded = load_target(target_config, console)
     if table is not None and table.device != loaded.profile_label:
-        raise ConfigError("--profile", table.device, f"a profile of {loaded.profile_label}")
+        reason = f"{profile} is of {table.device}; this run needs a profile of "
+        raise RequestError("--profile", reason + loaded.profile_label)
     point = search(config, loaded, table, console)
     with replace_directory(out, overwrite=overwrite) as folder:
         point.table.save(folder / "profile.json")

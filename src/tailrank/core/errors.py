@@ -15,6 +15,8 @@ An SLA that cannot be met is a result, not an exception. `assert` guards our own
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -27,12 +29,15 @@ class ConfigError(TailrankError):
 
     Args:
         field: name of the setting, as the user wrote it.
-        value: what was given.
+        value: what was given; None or an empty list: nothing.
         allowed: what would have been accepted, in words.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}: got {value!r}; allowed: {allowed}")
+        if value is None or (isinstance(value, list) and not value):
+            super().__init__(f"{field}: missing; expected {allowed}")
+        else:
+            super().__init__(f"{field}: got {value!r}; allowed: {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -90,6 +95,18 @@ class DataError(TailrankError):
         self.value = value
         self.row = row
         self.reason = reason
+
+
+def one_of(names: Sequence[str], given: str) -> str:
+    """What is allowed where a name is, in words: all of them, and the one that was likely meant."""
+    *most, last = names
+    return (f"{', '.join(most)} or {last}" if most else last) + closest([*most, last], given)
+
+
+def closest(names: Iterable[str], given: str) -> str:
+    """The question whether the most similar name was meant; empty where none is similar."""
+    found = difflib.get_close_matches(given, list(names), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 class BackendUnavailable(TailrankError):

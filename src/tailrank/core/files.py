@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tailrank.core.errors import ConfigError, RequestError
+from tailrank.core.errors import ConfigError, DataError, RequestError
 
 _LOCK_FILE = "lock"
 
@@ -96,6 +96,20 @@ def locked_directory(folder: Path, field: str) -> Iterator[None]:
         os.close(handle)
 
 
+def missing_file(path: Path, verbs: str) -> DataError:
+    """The error of a file that a run's folder should hold.
+
+    Args:
+        path: of the file.
+        verbs: that write such folders, as in `train or export`.
+    """
+    if not path.parent.is_dir():
+        reason = "a file" if path.parent.exists() else "no such folder"
+        return DataError(path.parent, f"{reason}; expected one that tailrank {verbs} wrote")
+    reason = f"no {path.name} in it; expected a folder that tailrank {verbs} wrote"
+    return DataError(path.parent, reason)
+
+
 def _sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -109,16 +123,18 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that already holds something, before hours of work go into it.
 
     Raises:
-        ConfigError: `path` is a file or the folder that we are in, a folder with content and
-            `overwrite` is False, or no folder can be made there.
+        ConfigError: `path` is the folder that we are in, or no folder can be made there.
+        RequestError: `path` is a file, or a folder with content and `overwrite` is False.
     """
     resolved, here = path.resolve(), Path.cwd()
     if resolved == here or resolved in here.parents:
         raise ConfigError("--out", str(path), "a folder below or beside this one, as in runs/first")
     check_writable(resolved.parent)
-    occupied = path.is_dir() and any(path.iterdir()) and not overwrite
-    if occupied or (path.exists() and not path.is_dir()):
-        raise ConfigError("--out", str(path), "a folder that is new or empty, or --overwrite")
+    if path.exists() and not path.is_dir():
+        raise RequestError("--out", f"{path} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        reason = f"{path} is not empty; name another folder, or --overwrite it"
+        raise RequestError("--out", reason)
 
 
 def check_writable(folder: Path) -> None:
@@ -141,7 +157,7 @@ def replace_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     After an exception the fresh folder is gone and whatever stood at `path` still stands.
 
     Raises:
-        ConfigError: see `check_output`.
+        ConfigError: see `check_output`, as for RequestError.
     """
     check_output(path, overwrite=overwrite)
     path = path.resolve()

@@ -57,9 +57,13 @@ class SLA:
             ConfigError: the text is not of that form, or a number is out of range.
         """
         match = _SLA.fullmatch(text.strip())
-        if match is None:
-            raise ConfigError("--sla", text, "pPERCENTILE=LIMIT, as in p95=10ms")
-        return cls(float(match[1]), parse_duration_ns(match[2], "--sla"))
+        if match is None or _DURATION.fullmatch(match[2].strip()) is None:
+            units = "with ns, us, ms, s or min"
+            raise ConfigError("--sla", text, f"pPERCENTILE=LIMIT {units}, as in p95=10ms")
+        try:
+            return cls(float(match[1]), parse_duration_ns(match[2], "--sla"))
+        except ConfigError as error:
+            raise ConfigError("--sla", text, f"{error.allowed} as {error.field}") from None
 
     def __str__(self) -> str:
         return f"p{self.percentile:g}={self.latency_ns / 1e6:g}ms"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError, closest
 from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
 from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
@@ -39,7 +39,7 @@ class DatasetName:
         """
         kind, _, rest = text.partition(":")
         if kind not in KINDS or (kind != "synthetic" and not rest):
-            raise ConfigError("--data", text, _FORMS)
+            raise ConfigError("--data", text, _FORMS + closest(KINDS, kind))
         return cls(kind, rest)
 
 
@@ -64,7 +64,7 @@ class DataSettings:
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "at least 1")
         if self.features is not None and not self.features:
-            raise ConfigError("features", self.features, "at least one name")
+            raise ConfigError("features", list(self.features), "at least one name")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""
@@ -99,6 +99,7 @@ def open_dataset(
 
     Raises:
         ConfigError: unknown kind or setting.
+        RequestError: a schema is missing, or a setting has no use.
         DataError: the file cannot be used.
     """
     name, settings = DatasetName.parse(text), settings or DataSettings()
@@ -106,7 +107,7 @@ def open_dataset(
     if name.kind == "table":
         dataset: Dataset = _open_table(name, settings, fitted, schema, scratch, progress)
     elif schema is not None:
-        raise ConfigError("--schema", str(schema), f"nothing: {name.kind} needs no schema")
+        raise RequestError("--schema", f"{name.kind} needs none; leave it out")
     else:
         dataset = _open(name, settings, fitted, scratch, progress)
     return dataset if settings.features is None else select_features(dataset, settings.features)
@@ -115,9 +116,9 @@ def open_dataset(
 def _refuse_unused(kind: str, settings: DataSettings) -> None:
     """Refuse settings that this kind of data would ignore."""
     if settings.integer_buckets and kind != "criteo":
-        raise ConfigError("--integer-buckets", True, f"nothing: {kind} has no Criteo integers")
+        raise RequestError("--integer-buckets", f"{kind} has no Criteo integers; leave it out")
     if settings.min_count != DataSettings().min_count and kind in ("movielens", "synthetic"):
-        raise ConfigError("--min-count", settings.min_count, f"nothing: {kind} knows every id")
+        raise RequestError("--min-count", f"{kind} knows every id; leave it out")
 
 
 def _open(
@@ -159,7 +160,8 @@ def _open_table(
     elif schema is not None:
         meaning, known = load_schema(schema), None
     else:
-        raise ConfigError("--schema", None, f"a file; `tailrank schema {name.rest}` proposes one")
+        propose = f"tailrank schema {name.rest} --out schema.toml"
+        raise RequestError("--schema", f"missing; `{propose}` proposes one")
     config = TableConfig(
         path=Path(name.rest),
         schema=meaning,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import ConfigError, DataError, closest
 from tailrank.features import SIDES, Kind, Side
 
 Encode = Literal["vocabulary", "hash", "id"]
@@ -313,7 +313,8 @@ def _check_keys(place: str, record: dict[str, Any], types: Mapping[str, Any]) ->
     """Refuse unknown keys and values of another type."""
     for key, value in record.items():
         if key not in types:
-            raise ConfigError(f"{place}{key}", value, f"no such key; one of {', '.join(types)}")
+            allowed = f"no such key; one of {', '.join(types)}{closest(types, key)}"
+            raise ConfigError(f"{place}{key}", value, allowed)
         # A boolean is an int in Python, but not in a schema.
         if not isinstance(value, types[key]) or isinstance(value, bool):
             several = types[key] if isinstance(types[key], tuple) else (types[key],)

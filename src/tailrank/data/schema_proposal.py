@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError
 from tailrank.data.column_profile import (
     DISTINCT_MAX,
     ColumnProfile,
@@ -96,7 +96,7 @@ class Wishes:
 
     def __post_init__(self) -> None:
         if self.at_least is not None and self.label is None:
-            raise ConfigError("--at-least", self.at_least, "a number beside --label COLUMN")
+            raise RequestError("--at-least", "name the column that it cuts: --label COLUMN")
 
 
 def propose_schema(

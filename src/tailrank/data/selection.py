@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, one_of
 from tailrank.data.dataset import Batches, Dataset, Split
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
 
@@ -113,7 +113,7 @@ def _selected_spec(spec: FeatureSpec, names: tuple[str, ...]) -> FeatureSpec:
     known = [feature.name for feature in spec.features]
     for name in names:
         if name not in known:
-            raise ConfigError("--features", name, f"of {', '.join(known)}")
+            raise ConfigError("--features", name, one_of(known, name))
     if not names:
         raise ConfigError("--features", "", f"at least one of {', '.join(known)}")
     features = tuple(feature for feature in spec.features if feature.name in names)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.core.files import replace_text
 from tailrank.data.dataset import SPLITS, Batches, ReadingProgress, Split, empty_side
 from tailrank.data.jagged import Ints, JaggedColumn, row_major
@@ -75,12 +75,13 @@ def load_fitted(folder: Path, schema: Path | None = None) -> tuple[Schema, Table
         schema: a schema file that the user named as well.
 
     Raises:
-        ConfigError: that schema is another one.
+        RequestError: that schema is another one.
         DataError: missing or damaged files.
     """
     trained = load_schema(folder / SCHEMA_FILE)
     if schema is not None and load_schema(schema) != trained:
-        raise ConfigError("--schema", str(schema), f"nothing: the model has its own in {folder}")
+        reason = f"{schema} is another one than the model has in {folder}; leave it out"
+        raise RequestError("--schema", reason)
     return trained, load_fit(folder / FITTED_FILE, trained)
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from tailrank.core.errors import ConfigError, DataError
-from tailrank.core.files import replace_text
+from tailrank.core.files import missing_file, replace_text
 from tailrank.inference.precision import Precision
 from tailrank.inference.table_file import TENSOR_NAME, ByteProgress, read_tables
 from tailrank.kernels.row_formats import FLOATS, write_rows
@@ -104,7 +104,7 @@ def read_record(path: Path) -> ArtifactRecord:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(path, f"no artifact here: {MODEL_FILE} is missing") from None
+        raise missing_file(file, "train or export") from None
     except (OSError, ValueError) as error:
         raise DataError(file, f"not readable as JSON ({error})") from None
     if not isinstance(record, dict) or "format_version" not in record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import RequestError
 
 # Left for the interpreter, torch and the page cache; an allocation that leaves less is refused.
 _RESERVE_BYTES = 1 << 30
@@ -36,12 +36,10 @@ def check_fits(bytes_needed: int) -> None:
     """Refuse an allocation that this host cannot hold.
 
     Raises:
-        ConfigError: it needs more than is available less a reserve of 1 GiB.
+        RequestError: it needs more than is available less a reserve of 1 GiB.
     """
     available = available_bytes() - _RESERVE_BYTES
     if bytes_needed > available:
-        raise ConfigError(
-            "memory",
-            f"{format_bytes(bytes_needed)} needed",
-            f"up to {format_bytes(max(available, 0))} on this host; use a smaller --scale or dim",
-        )
+        left = format_bytes(max(available, 0))
+        reason = f"{format_bytes(bytes_needed)} needed, and {left} can be had on this host"
+        raise RequestError("memory", f"{reason}; use a smaller --scale or dim")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrank.core.errors import ConfigError, DataError
-from tailrank.core.files import replace_text
+from tailrank.core.files import missing_file, replace_text
 from tailrank.core.measurement import Validity
 from tailrank.reporting.host import describe_host, versions
 
@@ -144,6 +144,8 @@ def read_result(path: Path) -> Result:
             versions=record["versions"],
             started_at=record["started_at"],
         )
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing_file(path, "train, export, compare, tune or demo") from None
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be read") from None
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, one_of
 from tailrank.scheduling.coalescing import CoalescingScheduler
 from tailrank.scheduling.scheduler import Scheduler
 from tailrank.scheduling.static import StaticScheduler
@@ -36,7 +36,7 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
-            raise ConfigError("policy", self.policy, " or ".join(sorted(POLICIES)))
+            raise ConfigError("policy", self.policy, one_of(sorted(POLICIES), self.policy))
         for name in ("batch_items_max", "batch_parts_max", "queue_items_max"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "a whole number from 1")

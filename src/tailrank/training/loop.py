@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.core.files import remove_leftovers
 from tailrank.data.dataset import Dataset, Split
 from tailrank.models import RankingModel
@@ -316,12 +316,12 @@ class _Run:
         file = self.folder / LATEST_FILE
         tensors, record = load_checkpoint(file)
         for name, value in self._identity.items():
-            if record["identity"].get(name) != value:
-                raise ConfigError(
+            was = record["identity"].get(name)
+            if was != value:
+                raise RequestError(
                     "--resume",
-                    f"{name}={value!r}",
-                    f"{record['identity'].get(name)!r}, as the interrupted run began: rates and "
-                    "rows follow from its settings, so none may change, epochs included",
+                    f"{name} is {value!r} and was {was!r} when the run began: rates and rows "
+                    "follow from its settings, so none may change, epochs included",
                 )
         restore_training(file, self.step, tensors)
         self.result = TrainingResult.from_dict(record["result"])

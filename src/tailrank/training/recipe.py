@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, one_of
 from tailrank.data.registry import DataSettings
 from tailrank.features import FeatureSpec
 from tailrank.models import ModelConfig
@@ -67,7 +67,7 @@ def recipe_for(architecture: str, kind: str) -> Recipe:
         ConfigError: unknown architecture.
     """
     if architecture not in architecture_names():
-        raise ConfigError("model", architecture, " or ".join(architecture_names()))
+        raise ConfigError("model", architecture, one_of(architecture_names(), architecture))
     plain = _ANY_DATA.get(architecture, Recipe(architecture=architecture))
     return RECIPES.get((architecture, kind), plain)
 

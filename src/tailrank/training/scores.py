@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.files import missing_file
 from tailrank.metrics import BinaryMetrics
 
 SCORES_FILE = "test_scores.parquet"
@@ -43,8 +44,8 @@ def load_scores(folder: Path) -> tuple[BinaryMetrics, str]:
         frame = pl.read_parquet(file)
         groups = frame["group"].to_numpy() if "group" in frame.columns else None
         scored.update(frame["score"].to_numpy(), frame["label"].to_numpy(), groups)
-    except FileNotFoundError:
-        raise DataError(file, "no test scores here; is it the folder of a trained model?") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing_file(file, "train or export") from None
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError, ConfigError) as error:
         raise DataError(file, f"damaged: {(str(error).splitlines() or ['?'])[0]}") from None
     return scored, rows_fingerprint

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailrank.core.errors import BackendUnavailable, ConfigError
+from tailrank.core.errors import BackendUnavailable, RequestError
 from tailrank.training.history import CurvePoint, Progress
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class TensorBoardLog:
 
     Raises:
         BackendUnavailable: the package is not installed.
-        ConfigError: `folder` holds a run's events and `resume` is False.
+        RequestError: `folder` holds a run's events and `resume` is False.
     """
 
     def __init__(self, folder: Path, *, resume: bool) -> None:
@@ -40,8 +40,8 @@ class TensorBoardLog:
                 f"--tensorboard: {error}; pip install 'tailrank[tensorboard]'"
             ) from None
         if not resume and any(folder.glob("*/events.out.tfevents.*")):
-            allowed = "a folder without events, or --resume the run that they are of"
-            raise ConfigError("--tensorboard", str(folder), allowed)
+            reason = f"{folder} holds a run's events; name another folder, or --resume that run"
+            raise RequestError("--tensorboard", reason)
         self._folder, self._open = folder, SummaryWriter
         self._writers: dict[str, SummaryWriter] = {}
 

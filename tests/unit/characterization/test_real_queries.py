@@ -9,7 +9,7 @@ from tests.unit.data.movielens_files import write_movielens
 from tailrank.characterization import payloads
 from tailrank.characterization.payloads import QueryPool
 from tailrank.characterization.target import TargetConfig, open_target
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.query import BatchPart, Query
 from tailrank.data.registry import DataSettings, open_dataset
 from tailrank.data.selection import select_features
@@ -104,5 +104,5 @@ def test_a_profile_of_random_queries_is_none_of_real_ones(folder: Path) -> None:
 
 
 def test_a_preset_has_no_data() -> None:
-    with pytest.raises(ConfigError, match="--data"):
+    with pytest.raises(RequestError, match="--data"):
         TargetConfig(target="preset:dlrm-rmc1", data="movielens:x")

@@ -27,5 +27,5 @@ def test_a_folder_that_is_no_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(tmp_path / "absent")]) == 2
-    assert "absent/result.json" in capsys.readouterr().err
+    assert "absent: no such folder; expected one that tailrank train" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

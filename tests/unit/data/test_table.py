@@ -235,7 +235,7 @@ def test_what_was_fitted_reads_other_rows_alike(tmp_path: Path) -> None:
         assert set(batch.item.values_L.view(-1, 3)[:, 0].tolist()) == {0}, "new items are unknown"
     schema = tmp_path / "other.toml"
     schema.write_text(replace(SCHEMA, time=None).to_toml())
-    with pytest.raises(ConfigError, match=r"--schema: .* the model has its own"):
+    with pytest.raises(RequestError, match=r"--schema: .* another one than the model has in"):
         open_dataset(f"table:{others}", settings_, fitted=model, schema=schema)
     fitted = model / "vocabulary.safetensors"
     fitted.write_bytes(fitted.read_bytes()[:50])
@@ -419,9 +419,9 @@ def test_a_user_feature_that_differs_inside_a_query_is_named(tmp_path, column, w
 
 def test_other_mistakes_are_named(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", make_rows())
-    with pytest.raises(ConfigError, match=r"--schema: got None; .*tailrank schema .*t\.csv"):
+    with pytest.raises(RequestError, match=r"--schema: missing; .*tailrank schema .*t\.csv"):
         open_dataset(f"table:{path}")
-    with pytest.raises(ConfigError, match=r"--schema: .* synthetic needs no schema"):
+    with pytest.raises(RequestError, match="--schema: synthetic needs none; leave it out"):
         open_dataset("synthetic", schema=path)
     with pytest.raises(ConfigError, match="--data"):
         open_dataset("table:")

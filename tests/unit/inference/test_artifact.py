@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailrank.core.errors import BackendUnavailable, ConfigError, DataError
+from tailrank.core.errors import BackendUnavailable, ConfigError, DataError, RequestError
 from tailrank.core.files import replace_directory
 from tailrank.features import Feature, FeatureSpec, TableSpec
 from tailrank.inference.artifact import (
@@ -149,7 +149,7 @@ def test_rubbish_and_absence_are_refused(path: Path, tmp_path: Path) -> None:
     (path / MODEL_FILE).write_bytes(b"\xff\xfe\x00rubbish")
     with pytest.raises(DataError, match=MODEL_FILE):
         read_record(path)
-    with pytest.raises(DataError, match="no artifact here"):
+    with pytest.raises(DataError, match="no such folder; expected one that tailrank train"):
         read_record(tmp_path / "nowhere")
 
 
@@ -213,7 +213,7 @@ def test_a_failed_write_leaves_the_old_artifact(path: Path, model: DLRM) -> None
 
 
 def test_an_occupied_folder_is_not_overwritten_unasked(path: Path) -> None:
-    with pytest.raises(ConfigError, match="--overwrite"), replace_directory(path):
+    with pytest.raises(RequestError, match="--overwrite"), replace_directory(path):
         pass
     with replace_directory(path, overwrite=True) as fresh:
         (fresh / "new").touch()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError
 from tailrank.models.memory import available_bytes, check_fits, format_bytes
 from tailrank.models.presets import load_preset, preset_names
 
@@ -48,7 +48,7 @@ def test_what_no_preset_can_be_is_refused(arguments, field: str) -> None:
 
 def test_a_model_beyond_memory_is_refused_before_it_is_allocated() -> None:
     check_fits(1)
-    with pytest.raises(ConfigError, match=r"needed.*on this host"):
+    with pytest.raises(RequestError, match=r"needed.*on this host"):
         check_fits(available_bytes() + 1)
     assert format_bytes(4.096e9) == "4.1 GB"
     assert format_bytes(12) == "12 B"

@@ -105,5 +105,5 @@ def test_what_is_no_result_is_refused_with_its_reason(
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match=r"no absent\.json in it; expected a folder that tailrank"):
         read_result(tmp_path / "absent.json")

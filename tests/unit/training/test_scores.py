@@ -27,7 +27,7 @@ def test_scores_come_back_bit_for_bit(tmp_path: Path, groups: list[int] | None) 
 
 
 def test_missing_and_damaged_scores_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no test scores here"):
+    with pytest.raises(DataError, match=r"no test_scores\.parquet in it; expected a folder"):
         load_scores(tmp_path)
     (tmp_path / SCORES_FILE).write_bytes(b"PAR1 spoiled")
     with pytest.raises(DataError, match="damaged"):

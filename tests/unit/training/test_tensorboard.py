@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tailrank.cli import main
-from tailrank.core.errors import BackendUnavailable, ConfigError
+from tailrank.core.errors import BackendUnavailable, RequestError
 from tailrank.training.history import CurvePoint, Progress
 from tailrank.training.tensorboard import TensorBoardLog
 
@@ -101,7 +101,7 @@ def test_two_runs_never_mix(tmp_path: Path) -> None:
     log = TensorBoardLog(tmp_path, resume=False)
     report(log, 1, 1)
     log.close()
-    with pytest.raises(ConfigError, match="--tensorboard"):
+    with pytest.raises(RequestError, match="--tensorboard"):
         TensorBoardLog(tmp_path, resume=False)
 
 

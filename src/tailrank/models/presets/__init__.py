@@ -6,7 +6,7 @@ import math
 import tomllib
 from importlib.resources import files
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, one_of
 from tailrank.features import Feature, FeatureSpec, TableSpec
 from tailrank.models.dlrm import DLRMConfig
 
@@ -32,7 +32,7 @@ def load_preset(name: str, *, scale: float = 1.0, user_tables: int | None = None
         ConfigError: unknown preset, scale not above 0, user_tables out of range.
     """
     if name not in preset_names():
-        raise ConfigError("preset", name, "one of " + ", ".join(preset_names()))
+        raise ConfigError("preset", name, one_of(preset_names(), name))
     if not 0.0 < scale < math.inf:
         raise ConfigError("--scale", scale, "a finite number above 0")
     record = tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text("utf-8"))
