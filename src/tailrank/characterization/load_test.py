@@ -117,9 +117,12 @@ class LoadTest:
 
 
 def measure_profile(
-    target: Target, config: ProfileConfig, on_progress: Callable[[float, str], None]
+    target: Target,
+    config: ProfileConfig,
+    on_progress: Callable[[float, str], None],
+    announce: Callable[[str], None],
 ) -> ServiceTimeTable:
-    """The service-time table of a target on this host."""
+    """The service-time table of a target on this host; see `measure_service_times`."""
     return measure_service_times(
         config,
         target.run_batch,
@@ -128,6 +131,7 @@ def measure_profile(
         ids_per_item=target.ids_per_item,
         initialise_worker=initialise_worker,
         on_progress=on_progress,
+        announce=announce,
     )
 
 

@@ -156,6 +156,7 @@ def find_operating_point(
     *,
     table: ServiceTimeTable | None = None,
     on_progress: OnProgress = lambda stage, fraction, remark: None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> OperatingPoint:
     """Profile, search in simulation, verify the baseline and the winner live.
 
@@ -166,12 +167,15 @@ def find_operating_point(
         target: the model and its queries.
         table: service times of this host; None: measured first.
         on_progress: see `OnProgress`.
+        announce: told what the profile's budget left no time for, if anything.
 
     Raises:
+        RequestError: that budget does not hold one batch of every size.
         OutsideProfile: `table` does not reach as far as the batches to simulate.
     """
     if table is None:
-        table = measure_profile(target, config.profile_config, partial(on_progress, "profile"))
+        advance = partial(on_progress, "profile")
+        table = measure_profile(target, config.profile_config, advance, announce)
     load = LoadTest(
         LoadTestConfig(
             workload=WorkloadConfig(

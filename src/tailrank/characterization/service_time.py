@@ -3,7 +3,8 @@
 The batches run in the live runtime itself, every worker saturated: what is timed is what a worker
 spends on a batch when it serves, the loop's cost, pinning and interpreter settings included. The
 points of the grid are visited in rounds and in shuffled order, so that a slow minute of a shared
-machine falls on all of them alike.
+machine falls on all of them alike. Where the time allowed is short, visits are left out, and
+this is said.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import math
 import random
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.clock import Clock, MonotonicClock
+from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.query import Query
 from tailrank.core.service_time import AXES, ServiceTimeTable
 from tailrank.runtime.live import run_live
@@ -30,7 +31,15 @@ from tailrank.scheduling.policies import PolicyConfig
 NUM_ITEMS_GRID = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
 NUM_PARTS_GRID = (1, 2, 4, 8)
 _SPREAD_POINTS = 200  # quantiles that stand for the distribution of the ratios
-_ROUNDS = 6
+_ROUNDS, _REPEATS_MAX = 6, 200
+
+
+class TimeBatches(Protocol):
+    """Times batches that are all alike."""
+
+    def __call__(self, num_parts: int, num_items: int, *, repeats: int) -> list[int]:
+        """Service times in ns of at least `repeats` batches."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +51,7 @@ class ProfileConfig:
         num_parts: parts per batch of the grid, rising; points with fewer items than parts are left
             out.
         num_workers: the grid has 1, 2, 4, … and this many busy workers.
-        budget_s: time to spend in all, roughly; every point gets at least one batch per round.
+        budget_s: time to spend in all; every point gets at least one batch on each worker.
         seed: order of the points.
     """
 
@@ -81,6 +90,7 @@ def measure_service_times(
     ids_per_item: float,
     initialise_worker: Callable[[int], None],
     on_progress: Callable[[float, str], None] = lambda fraction, remark: None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> ServiceTimeTable:
     """Time batches of every grid point.
 
@@ -93,30 +103,37 @@ def measure_service_times(
         ids_per_item: sparse ids per item; the single value of that axis.
         initialise_worker: called with the slot in each worker thread before its first batch.
         on_progress: told the finished fraction, 0 to 1, and what is measured, between two runs.
+        announce: told what the budget left no time for, if anything.
 
     Raises:
+        RequestError: the budget does not hold one batch of every size.
         Exception: what `run_batch` raised.
     """
-    shape = tuple(
-        len(axis) for axis in (config.num_parts, config.num_items, (0,), config.busy_workers)
-    )
-    median_ns = np.full(shape, np.nan)
-    ratios: list[np.ndarray] = []
-    done = 0.0
-    for index, busy in enumerate(config.busy_workers):
-        share = (index + 1) / sum(range(1, len(config.busy_workers) + 1))
-        bench = _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item)
-        report = partial(_report, on_progress, done, share, busy)
-        samples = _measure_rounds(config, bench, config.budget_s * share, report)
-        done += share
-        for (parts, items), times_ns in samples.items():
-            where = (config.num_parts.index(parts), config.num_items.index(items), 0, index)
-            median_ns[where] = statistics.median(times_ns)
-            # Fixed-cost batches jitter by microseconds, which says nothing of a long one's spread.
-            if items >= config.num_items[len(config.num_items) // 2]:
-                ratios.append(np.array(times_ns) / median_ns[where])
-    quantiles = (np.arange(_SPREAD_POINTS) + 0.5) / _SPREAD_POINTS
+    benches = {
+        busy: _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item).times_ns
+        for busy in config.busy_workers
+    }
+    timed = time_grid(config, benches, on_progress, MonotonicClock())
+    if timed.num_left_out:
+        least = min(map(len, timed.times_ns.values()))
+        announce(
+            f"{config.budget_s:g} s were too short for {timed.num_left_out} of {timed.num_visits} "
+            f"timings of the profile; {least} or more batches of each size were timed"
+        )
     axes = (config.num_parts, config.num_items, (ids_per_item,), config.busy_workers)
+    median_ns, ratios = np.full(tuple(map(len, axes)), np.nan), []
+    for (busy, parts, items), times_ns in timed.times_ns.items():
+        where = (
+            config.num_parts.index(parts),
+            config.num_items.index(items),
+            0,
+            config.busy_workers.index(busy),
+        )
+        median_ns[where] = statistics.median(times_ns)
+        # Fixed-cost batches jitter by microseconds, which says nothing of a long one's spread.
+        if items >= config.num_items[len(config.num_items) // 2]:
+            ratios.append(np.array(times_ns) / median_ns[where])
+    quantiles = (np.arange(_SPREAD_POINTS) + 0.5) / _SPREAD_POINTS
     return ServiceTimeTable(
         device=device,
         axes={name: tuple(map(float, axis)) for name, axis in zip(AXES, axes, strict=True)},
@@ -125,41 +142,89 @@ def measure_service_times(
     )
 
 
-def _report(
-    on_progress: Callable[[float, str], None],
-    before: float,
-    share: float,
-    busy: int,
-    fraction: float,
-    batches_per_s: float,
-) -> None:
-    """Place the progress of one number of busy workers in that of all."""
-    workers = "worker" if busy == 1 else "workers"
-    on_progress(before + share * fraction, f"{busy} {workers}, {batches_per_s:,.0f} batches/s")
+class TimedGrid(NamedTuple):
+    """Times in ns of every (busy workers, parts, items), and visits planned and left out."""
+
+    times_ns: dict[tuple[int, int, int], list[int]]
+    num_visits: int
+    num_left_out: int
 
 
-def _measure_rounds(
+def time_grid(
     config: ProfileConfig,
-    bench: _Bench,
-    budget_s: float,
-    report: Callable[[float, float], None],
-) -> dict[tuple[int, int], list[int]]:
-    """Times in ns of every point, from one warm-up round and `_ROUNDS` timed ones."""
-    points = config.points
-    shuffle = random.Random(config.seed)
-    warm = {point: statistics.median(bench.times_ns(*point, repeats=2)) for point in points}
-    per_point_ns = budget_s * 1e9 / len(points) / _ROUNDS
-    samples: dict[tuple[int, int], list[int]] = {point: [] for point in points}
-    num_batches, started_ns = 0, time.monotonic_ns()
-    for index in range(_ROUNDS):
-        for visited, point in enumerate(shuffle.sample(points, len(points)), start=1):
-            repeats = min(200, max(2, math.ceil(per_point_ns / warm[point])))
-            times_ns = bench.times_ns(*point, repeats=repeats)
-            samples[point] += times_ns
-            num_batches += len(times_ns)
-            rate = num_batches * 1e9 / (time.monotonic_ns() - started_ns)
-            report((index + visited / len(points)) / _ROUNDS, rate)
-    return samples
+    benches: Mapping[int, TimeBatches],
+    on_progress: Callable[[float, str], None],
+    clock: Clock,
+) -> TimedGrid:
+    """Time every point inside the budget.
+
+    A first visit warms each up and tells its price; `_ROUNDS` rounds then share the time that is
+    left, and a visit for which there is none is left out. A point that no round came to has the
+    times of its first visit.
+
+    Args:
+        config: see `ProfileConfig`.
+        benches: by busy workers: (num_parts, num_items, repeats=…) -> times in ns of as many
+            batches on each worker, one more of which has warmed up.
+        on_progress: see `measure_service_times`.
+        clock: what the budget is held against.
+
+    Raises:
+        RequestError: the budget ended before every point had its first visit.
+    """
+    started_ns = clock.now_ns()
+    ends_ns = started_ns + round(config.budget_s * 1e9)
+    cells = [(busy, *point) for busy in config.busy_workers for point in config.points]
+    first: dict[tuple[int, int, int], list[int]] = {}
+    price_ns: dict[tuple[int, int, int], float] = {}
+
+    def visit(cell: tuple[int, int, int], repeats: int) -> list[int]:
+        before_ns = clock.now_ns()
+        times_ns = benches[cell[0]](cell[1], cell[2], repeats=repeats)
+        price_ns[cell] = max(1.0, (clock.now_ns() - before_ns) / (repeats + 1))
+        return times_ns
+
+    for number, cell in enumerate(cells, start=1):
+        first[cell] = visit(cell, 1)
+        on_progress(number / len(cells) / (_ROUNDS + 1), f"{_workers(cell[0])}, first visits")
+        spent_ns = clock.now_ns() - started_ns
+        if spent_ns > ends_ns - started_ns and number < len(cells):
+            wanted_s = math.ceil(2e-9 * spent_ns * len(cells) / number)
+            raise RequestError(
+                "budget of the profile",
+                f"{config.budget_s:g} s hold one batch of {number} of the {len(cells)} sizes here "
+                f"and now; allow {wanted_s} s or more",
+            )
+    times_ns: dict[tuple[int, int, int], list[int]] = {cell: [] for cell in cells}
+    shuffle, num_left_out = random.Random(config.seed), 0
+    visits = [
+        (busy, *point)
+        for _ in range(_ROUNDS)
+        for busy in config.busy_workers
+        for point in shuffle.sample(config.points, len(config.points))
+    ]
+    # More busy workers slow one another down by more, and vary more.
+    weight = {busy: index for index, busy in enumerate(config.busy_workers, start=1)}
+    left = float(sum(weight[cell[0]] for cell in visits))
+    for number, cell in enumerate(visits, start=1):
+        remaining_ns = ends_ns - clock.now_ns()
+        share_ns = remaining_ns * weight[cell[0]] / left
+        left -= weight[cell[0]]
+        repeats = min(_REPEATS_MAX, int(share_ns / price_ns[cell]) - 1)
+        if repeats < 1 and remaining_ns < 2 * price_ns[cell]:
+            num_left_out += 1
+        else:
+            times_ns[cell] += visit(cell, max(1, repeats))
+        rate = 1e9 / price_ns[cell] * cell[0]
+        fraction = (1 + _ROUNDS * number / len(visits)) / (_ROUNDS + 1)
+        on_progress(fraction, f"{_workers(cell[0])}, {rate:,.0f} batches/s")
+    found = {cell: times_ns[cell] or first[cell] for cell in cells}
+    return TimedGrid(found, len(visits), num_left_out)
+
+
+def _workers(busy: int) -> str:
+    """Busy workers in words."""
+    return "1 worker" if busy == 1 else f"{busy} workers"
 
 
 class _Bench:

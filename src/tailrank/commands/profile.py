@@ -41,13 +41,13 @@ def profile(
         workers: Worker threads; default: all cores.
         budget: Time to spend, as in 30s or 2min.
         seed: Seed of a preset's weights and of the query pool.
-        quick: Spend two seconds, for a first look.
+        quick: Spend two seconds on half the batch sizes, for a first look.
         report: File for a page with charts, as in profile.html.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
     from tailrank.characterization.load_test import measure_overhead_ns, measure_profile
-    from tailrank.characterization.service_time import ProfileConfig
+    from tailrank.characterization.service_time import NUM_ITEMS_GRID, ProfileConfig
     from tailrank.characterization.target import TargetConfig
     from tailrank.commands.evaluate import load_target
     from tailrank.core.files import check_writable
@@ -78,10 +78,11 @@ def profile(
         num_workers=resolve_workers(workers),
         budget_s=2.0 if quick else parse_duration_ns(budget, "--budget") / 1e9,
         seed=seed,
+        **({"num_items": NUM_ITEMS_GRID[::2], "num_parts": (1, 8)} if quick else {}),
     )
     loaded = load_target(target_config, console)
     with console.progress("profile") as advance:
-        table = measure_profile(loaded, profile_config, advance)
+        table = measure_profile(loaded, profile_config, advance, console.note)
     out.parent.mkdir(parents=True, exist_ok=True)
     table.save(out)
     console.show(service_time_table(table))

@@ -153,7 +153,9 @@ def search(
     from tailrank.reporting.tables import policy_table
 
     with console.progress("profile" if table is None else "simulate") as progress:
-        point = find_operating_point(config, target, table=table, on_progress=progress.at)
+        point = find_operating_point(
+            config, target, table=table, on_progress=progress.at, announce=console.note
+        )
     console.note(f"\n{config.sla}, sizes {config.sizes}, {config.num_workers} workers")
     console.show(policy_table(policy_rows(point)))
     if point.tuned.live is None or point.baseline.live is None:
