@@ -64,14 +64,23 @@ class Row<RowFormat::int4> {
   TAILRANK_INLINE V numbers(int first, Count... count) const {
     return sixteen_.numbers(row_ + first / 2, count...);
   }
+  // Vector v of a row whose even and odd columns lie apart, a pair of vectors at a time.
+  TAILRANK_INLINE V apart(int v) const {
+    return sixteen_.halves(row_ + v / 2 * kWidth, v % 2 != 0);
+  }
 
  private:
   const std::uint8_t* row_;
   FourBit sixteen_;
 };
 
+// Whether the even and the odd columns of each pair of vectors are summed apart and put in order at
+// the end of a bag: the halves of bytes are then used as they lie.
+template <RowFormat F, int D>
+constexpr bool kApart = F == RowFormat::int4 && D != 0 && D % (2 * kWidth) == 0;
+
 // The sum of a bag so far.
-template <RowFormat F, bool kWeighted>
+template <RowFormat F, int D, bool kWeighted>
 struct Sum {
   V* vectors;
 
@@ -79,7 +88,12 @@ struct Sum {
     const Row<F> row(address, dim);
     const int whole = dim / kWidth;
 #pragma GCC unroll 32
-    for (int v = 0; v < whole; ++v) add_vector(v, row.numbers(v * kWidth), weight);
+    for (int v = 0; v < whole; ++v) {
+      if constexpr (kApart<F, D>)
+        add_vector(v, row.apart(v), weight);
+      else
+        add_vector(v, row.numbers(v * kWidth), weight);
+    }
     if (const int rest = dim % kWidth) add_vector(whole, row.numbers(whole * kWidth, rest), weight);
   }
 
@@ -88,6 +102,13 @@ struct Sum {
       vectors[v] = multiply_add(broadcast(weight), x, vectors[v]);
     else
       vectors[v] = add(vectors[v], x);
+  }
+
+  TAILRANK_INLINE void order_columns() {
+    if constexpr (kApart<F, D>) {
+#pragma GCC unroll 32
+      for (int v = 0; v < D / kWidth; v += 2) interleave(vectors[v], vectors[v + 1]);
+    }
   }
 };
 
@@ -176,7 +197,7 @@ Fault run(const Lookup& a) {
     std::int64_t at = row * a.out_stride;
     for (std::int64_t feature = 0; feature < a.num_features; ++feature, at += dim) {
       V registers[D ? D / kWidth : 1];
-      Sum<F, kWeighted> sum{D ? registers : static_cast<V*>(a.scratch)};
+      Sum<F, D, kWeighted> sum{D ? registers : static_cast<V*>(a.scratch)};
 #pragma GCC unroll 32
       for (int v = 0; v < (dim + kWidth - 1) / kWidth; ++v) sum.vectors[v] = broadcast(0.0f);
       const std::int64_t start = position;
@@ -186,6 +207,7 @@ Fault run(const Lookup& a) {
         const float weight = kWeighted ? a.weights[position] : 1.0f;
         sum.add_row(cursor.ring[position & (kRing - 1)], dim, weight);
       }
+      sum.order_columns();
       write_bag(a, at, sum.vectors, position - start, dim);
     }
   }

@@ -90,10 +90,25 @@ class FourBit {
     const V q = _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(15)));
     return multiply_add(scale_, q, bias_);
   }
+  // The low or the high halves of kWidth bytes.
+  V halves(const std::uint8_t* from, bool high) const {
+    const __m256i bytes =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i_u*>(from)));
+    const __m256i codes =
+        high ? _mm256_srli_epi32(bytes, 4) : _mm256_and_si256(bytes, _mm256_set1_epi32(15));
+    return multiply_add(scale_, _mm256_cvtepi32_ps(codes), bias_);
+  }
 
  private:
   V scale_, bias_;
 };
+
+// a0 b0 a1 b1 ... of the first half, then of the second.
+inline void interleave(V& a, V& b) {
+  const V low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+  a = _mm256_permute2f128_ps(low, high, 0x20);
+  b = _mm256_permute2f128_ps(low, high, 0x31);
+}
 
 }  // namespace
 }  // namespace tailrank::avx2

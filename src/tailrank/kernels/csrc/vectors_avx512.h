@@ -56,14 +56,14 @@ inline V load_u8(const std::uint8_t* from, int count) {
 }
 
 struct ScaleBias {
-  float scale, bias;
+  V scale, bias;
 };
 
 inline ScaleBias load_two_fp16(const std::uint8_t* from) {
   std::int32_t bits;
   std::memcpy(&bits, from, sizeof bits);
-  const __m128 both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
-  return {_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both))};
+  const V both = _mm512_cvtph_ps(_mm256_set1_epi32(bits));
+  return {_mm512_moveldup_ps(both), _mm512_movehdup_ps(both)};
 }
 
 // Numbers of four bits, two a byte, the low half first. A row holds sixteen different numbers, and a
@@ -72,13 +72,20 @@ class FourBit {
  public:
   explicit FourBit(ScaleBias row)
       : sixteen_(_mm512_fmadd_ps(_mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                 _mm512_set1_ps(row.scale), _mm512_set1_ps(row.bias))) {}
+                                 row.scale, row.bias)) {}
 
   V numbers(const std::uint8_t* from) const {
     return pick(_mm_loadl_epi64(reinterpret_cast<const __m128i_u*>(from)));
   }
   V numbers(const std::uint8_t* from, int count) const {
     return pick(_mm_maskz_loadu_epi8(first_numbers((count + 1) / 2), from));
+  }
+  // The low or the high halves of kWidth bytes: two operations and an add for sixteen numbers. The
+  // permutation looks at the lowest four bits only.
+  V halves(const std::uint8_t* from, bool high) const {
+    __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from)));
+    if (high) bytes = _mm512_srli_epi32(bytes, 4);
+    return _mm512_permutexvar_ps(bytes, sixteen_);
   }
 
  private:
@@ -93,6 +100,16 @@ class FourBit {
 
   V sixteen_;
 };
+
+// a0 b0 a1 b1 ... of the first half, then of the second.
+inline void interleave(V& a, V& b) {
+  const __m512i low =
+      _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  const V first = _mm512_permutex2var_ps(a, low, b);
+  b = _mm512_permutex2var_ps(a, high, b);
+  a = first;
+}
 
 }  // namespace
 }  // namespace tailrank::avx512

@@ -84,10 +84,23 @@ class FourBit {
     const U codes = {low & 15, low >> 4, high & 15, high >> 4};
     return multiply_add(scale_, __builtin_convertvector(codes, V), bias_);
   }
+  // The low or the high halves of kWidth bytes.
+  V halves(const std::uint8_t* from, bool high) const {
+    const U bytes = widen<Bytes>(from, kWidth);
+    const U codes = high ? bytes >> 4 : bytes & 15;
+    return multiply_add(scale_, __builtin_convertvector(codes, V), bias_);
+  }
 
  private:
   V scale_, bias_;
 };
+
+// a0 b0 a1 b1 ... of the first half, then of the second.
+inline void interleave(V& a, V& b) {
+  const V first = {a[0], b[0], a[1], b[1]};
+  b = V{a[2], b[2], a[3], b[3]};
+  a = first;
+}
 
 }  // namespace
 }  // namespace tailrank::portable
