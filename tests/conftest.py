@@ -9,6 +9,11 @@ import hypothesis
 import pytest
 import torch
 
+# Without a GPU, Triton interprets its kernels on tensors of the CPU. It has to know before it is
+# imported for the first time.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # What `make sanitize` runs: on each of three instruction sets, more than 100,000 cases.
 hypothesis.settings.register_profile("fuzz", max_examples=34_000, deadline=None)
 

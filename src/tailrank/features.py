@@ -172,6 +172,16 @@ class SideFeatures:
             weights_L=None if self.weights_L is None else self.weights_L[start:end],
         )
 
+    def id_error(self, spec: FeatureSpec, side: Side, position: int) -> ConfigError:
+        """What to raise for the id at `position` of `values_L`, which is outside its table."""
+        sparse = spec.sparse(side)
+        bag = int(torch.searchsorted(self.offsets, position, right=True)) - 1
+        row, feature = bag // len(sparse), sparse[bag % len(sparse)]
+        place = position - int(self.offsets[bag])
+        limit = spec.table(feature.table).num_embeddings
+        field = f"{feature.name} ({side} row {row}, id {place} of its bag)"
+        return ConfigError(field, int(self.values_L[position]), f"0 to {limit - 1}")
+
     @classmethod
     def concat(cls, sides: Sequence[SideFeatures]) -> SideFeatures:
         """Rows of all sides, one after the other."""

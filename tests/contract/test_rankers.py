@@ -11,9 +11,9 @@ from tailrank.core.errors import ConfigError
 from tailrank.core.files import replace_directory
 from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, TableSpec
 from tailrank.inference import Ranker, load
-from tailrank.inference.artifact import save_artifact
+from tailrank.inference.artifact import read_record, save_artifact
 from tailrank.inference.precision import Precision
-from tailrank.kernels import native, onednn
+from tailrank.kernels import cuda, native, onednn
 from tailrank.models import RankingModel, build_model
 from tailrank.models.registry import architecture_names, config_for
 
@@ -24,7 +24,14 @@ RANKERS = {
     "cpu-mkl": {"device": "cpu", "dense_backend": "mkl"},
     "cpu-onednn": {"device": "cpu", "dense_backend": "onednn"},
     "cpu-native": {"device": "cpu", "dense_backend": "native"},
+    "cuda": {"device": "cuda"},
+    "cuda-interpreted": {},  # the same on the CPU, its kernel in Triton's interpreter
 }
+# Items, users, ids of a bag (None: any number); all of them twice, for what a ranker keeps.
+BATCHES = 2 * [(1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (1000, 1, 3), (16, 1, 0)]
+# A bag takes the interpreter milliseconds; its kernel has tests of its own for every format.
+INTERPRETED_BATCHES = [(1, 1, None), (7, 3, None), (3, 1, 0)]
+INTERPRETED_PRECISIONS = ("fp32", "rows=int4,dense=fp32", "rows=int8,dense=bf16")
 # The reference reads rows as they are stored, so only sums in torch's own bf16 and fp16 lookups and
 # dense layers in bf16 or int8, which round once per layer, differ from it by more than fp32 does.
 TOLERANCE = {
@@ -82,10 +89,24 @@ class Artifacts:
     def ranker(self, ranker: str, model: str, user_side: bool = True) -> Ranker:
         if "native" in ranker and (reason := native.why_unavailable()):
             pytest.skip(reason)
-        key = (ranker, model, user_side)
-        if key not in self._loaded:
-            self._loaded[key] = load(self.paths[model, user_side], **RANKERS[ranker])[0]
+        if ranker == "cuda" and (reason := cuda.why_unavailable()):
+            pytest.skip(f"NOT TESTED on a GPU: {reason}")
+        key, path = (ranker, model, user_side), self.paths[model, user_side]
+        if key not in self._loaded and ranker == "cuda-interpreted":
+            self._loaded[key] = interpreted(path)
+        elif key not in self._loaded:
+            self._loaded[key] = load(path, **RANKERS[ranker])[0]
         return self._loaded[key]
+
+
+def interpreted(path: Path) -> Ranker:
+    """The cuda ranker on tensors of the CPU."""
+    if torch.cuda.is_available():
+        pytest.skip("Triton compiles here: a process has either its compiler or its interpreter")
+    pytest.importorskip("triton", reason="Triton is not installed: the cuda ranker is NOT TESTED")
+    from tailrank.inference.cuda import load_cuda
+
+    return load_cuda(path, read_record(path), torch.device("cpu"))
 
 
 def assert_close(artifacts: Artifacts, actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -188,6 +209,10 @@ def case(request: pytest.FixtureRequest, artifacts: Artifacts) -> tuple[str, str
         pytest.skip("mkl is the fp32 backend")
     if ranker_name == "cpu-onednn" and dense_format == "int8":
         pytest.skip("onednn is a backend of floats")
+    if ranker_name.startswith("cuda") and dense_format == "int8":
+        pytest.skip("the cuda ranker refuses int8 layers")
+    if ranker_name == "cuda-interpreted" and artifacts.precision not in INTERPRETED_PRECISIONS:
+        pytest.skip("other formats of the same code, in an interpreter that takes its time")
     return ranker_name, model_name
 
 
@@ -197,9 +222,8 @@ def test_scores_equal_the_reference(artifacts, case) -> None:
         ranker = artifacts.ranker(ranker_name, model_name, user_side)
         reference = artifacts.ranker("eager", model_name, user_side)
         torch.manual_seed(0)
-        for items, users, bag_size in 2 * [
-            (1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (1000, 1, 3), (16, 1, 0),
-        ]:  # fmt: skip
+        few = ranker_name == "cuda-interpreted"
+        for items, users, bag_size in INTERPRETED_BATCHES if few else BATCHES:
             plain = random_batch(make_spec(model_name, user_side), items, users, bag_size)
             for batch in (plain, weighted(plain)):
                 scores = ranker.rank(batch)

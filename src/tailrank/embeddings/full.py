@@ -105,18 +105,12 @@ class EmbeddingTables(nn.Module):
 
     def _refuse(self, features: SideFeatures, side: Side) -> NoReturn:
         """Raise the error that names the first id outside its table; there is one."""
-        sparse = self.spec.sparse(side)
-        limits = [self.spec.table(feature.table).num_embeddings for feature in sparse]
-        position = 0
-        for bag, size in enumerate(features.offsets.diff().tolist()):
-            for place in range(size):
-                value, limit = int(features.values_L[position]), limits[bag % len(sparse)]
-                if not 0 <= value < limit:
-                    row, feature = bag // len(sparse), sparse[bag % len(sparse)]
-                    field = f"{feature.name} ({side} row {row}, id {place} of its bag)"
-                    raise ConfigError(field, value, f"0 to {limit - 1}")
-                position += 1
-        raise AssertionError("called only for a batch that holds such an id")
+        count_F: Tensor = getattr(self, f"_{side}_count_F")
+        limit_L = torch.repeat_interleave(
+            count_F.repeat(features.num_rows), features.offsets.diff()
+        )
+        outside_L = (features.values_L < 0) | (features.values_L >= limit_L)
+        raise features.id_error(self.spec, side, int(outside_L.nonzero()[0]))
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw every table's weights anew, in place: U(-1/sqrt(rows), 1/sqrt(rows)).

@@ -17,11 +17,12 @@ from tailrank.inference.dense_layers import DenseBackend
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.precision import Precision
 from tailrank.inference.table_file import ByteProgress
+from tailrank.kernels import cuda
 from tailrank.kernels.row_formats import row_bytes
 from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.memory import check_fits
 
-DEVICES = ("cpu", "eager")
+DEVICES = ("cpu", "cuda", "eager")
 
 
 class Ranker(Protocol):
@@ -62,7 +63,7 @@ def load(
 
     Args:
         path: folder written by `save_artifact`.
-        device: `cpu`, or `eager` for the reference.
+        device: `cpu`, `cuda`, or `eager` for the reference.
         dense_backend: see `CpuRanker`.
         embedding_backend: see `CpuRanker`.
         progress: told the bytes of tables read so far, and all.
@@ -70,7 +71,7 @@ def load(
     Raises:
         DataError: missing, damaged or foreign artifact.
         ConfigError: unknown device, or the tables do not fit into memory.
-        BackendUnavailable: this host cannot run the artifact's precision.
+        BackendUnavailable: there is no such device, or it cannot run the artifact.
     """
     if device not in DEVICES:
         raise ConfigError("--device", device, " or ".join(DEVICES))
@@ -78,6 +79,11 @@ def load(
         model, record = load_model(path, progress)
         return EagerRanker(model), record
     record = read_record(path)
+    if device == "cuda":
+        cuda.require()
+        from tailrank.inference.cuda import load_cuda  # Triton takes seconds, and is not everywhere
+
+        return load_cuda(path, record, torch.device("cuda"), progress), record
     check_fits(bytes_needed(record.config, record.precision))
     model = build_model(record.config, None)
     arena = place_in_arena(model.tables, record.precision.rows)

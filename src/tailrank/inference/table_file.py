@@ -49,7 +49,7 @@ def read_tables(
 
     Args:
         file: written by safetensors, with one tensor of the name `TENSOR_NAME`.
-        weight_VK: in the file's own format, or fp32 (V, D).
+        weight_VK: in the file's own format, or fp32 (V, D); on any device.
         row_format: of the file's rows.
         dim: D.
         progress: told the bytes read so far, and all.
@@ -72,15 +72,16 @@ def read_tables(
             row_bytes = width * header.dtype.itemsize
             block_rows = max(1, _BLOCK_BYTES // max(row_bytes, 1))
             as_stored = format_of(weight_VK, dim) == row_format
-            scratch_VK = torch.empty(0 if as_stored else block_rows, width, dtype=header.dtype)
+            in_place = as_stored and weight_VK.is_cpu
+            scratch_VK = torch.empty(0 if in_place else block_rows, width, dtype=header.dtype)
             for first in range(0, num_rows, block_rows):
                 target_VK = weight_VK.detach()[first : first + block_rows]
-                block_VK = target_VK if as_stored else scratch_VK[: len(target_VK)]
+                block_VK = target_VK if in_place else scratch_VK[: len(target_VK)]
                 content = memoryview(block_VK.view(torch.uint8).numpy().data).cast("B")
                 _fill(content, stream, file)
                 digest.update(content)
-                if not as_stored:
-                    target_VK.copy_(read_rows(block_VK, row_format, dim))
+                if not in_place:
+                    target_VK.copy_(block_VK if as_stored else read_rows(block_VK, row_format, dim))
                 progress((first + len(target_VK)) * row_bytes, header.num_bytes)
     except FileNotFoundError:
         raise DataError(file, "missing from the artifact") from None

@@ -8,7 +8,7 @@ Legend: B items, F vectors, D dim, P pairs = F * (F - 1) / 2.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def _pairs(vectors_BFD: Tensor) -> Tensor:
     return products_BFF.flatten(1).index_select(1, cell_of_pair)
 
 
-@lru_cache(maxsize=64)
+@cache  # never dropped: a recorded CUDA graph goes on reading them where they are
 @torch.inference_mode(False)  # kept for later calls, which may be training
 def _indices(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cell of the F x F square of each pair, and pair of each cell (P, one too many, on the

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tailrank.core.errors import RequestError
 
-# Left for the interpreter, torch and the page cache; an allocation that leaves less is refused.
+# Left for the interpreter, torch and the page cache, on a GPU for batches; an allocation that
+# leaves less is refused.
 _RESERVE_BYTES = 1 << 30
 
 
@@ -32,14 +33,20 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def check_fits(bytes_needed: int) -> None:
-    """Refuse an allocation that this host cannot hold.
+def check_fits(bytes_needed: int, gpu_free_bytes: int | None = None) -> None:
+    """Refuse an allocation that this host, or a GPU, cannot hold.
+
+    Args:
+        bytes_needed: what is about to be allocated.
+        gpu_free_bytes: free memory of the GPU that is to hold it; None: it is for the host.
 
     Raises:
         RequestError: it needs more than is available less a reserve of 1 GiB.
     """
-    available = available_bytes() - _RESERVE_BYTES
+    place = "host" if gpu_free_bytes is None else "GPU"
+    available = available_bytes() if gpu_free_bytes is None else gpu_free_bytes
+    available -= _RESERVE_BYTES
     if bytes_needed > available:
         left = format_bytes(max(available, 0))
-        reason = f"{format_bytes(bytes_needed)} needed, and {left} can be had on this host"
+        reason = f"{format_bytes(bytes_needed)} needed, and {left} can be had on this {place}"
         raise RequestError("memory", f"{reason}; use a smaller --scale or dim")
