@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def doctor(*, report: Path | None = None, quiet: bool = False, json: bool = False) -> int:
     """Name what costs speed on this host, each with a figure and the fix.
 
-    Looks at huge pages, random reads, dense layers, instruction sets, native kernels, threads,
-    memory, clock frequency, stolen time and the compiler. Takes a few seconds; findings are no
-    error.
+    Looks at huge pages, random reads, dense layers, instruction sets, native kernels, GPU and
+    Triton, threads, memory, clock frequency, stolen time and the compiler. Takes a few seconds;
+    findings are no error.
 
     Example: tailrank doctor
 
@@ -27,7 +27,7 @@ def doctor(*, report: Path | None = None, quiet: bool = False, json: bool = Fals
 
     from tailrank.characterization import host_probes
     from tailrank.core.files import check_writable
-    from tailrank.kernels import native
+    from tailrank.kernels import cuda, native
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.host import describe_host
@@ -66,6 +66,9 @@ def doctor(*, report: Path | None = None, quiet: bool = False, json: bool = Fals
         num_torch_threads=torch.get_num_threads(),
         native_isa=None if native.why_unavailable() else native.runnable_isas()[0],
         native_refusal=native.why_unavailable(),
+        gpu=cuda.device_name(),
+        gpu_refusal=cuda.why_unavailable(),
+        triton=cuda.triton_version(),
     )
     found = findings(host, figures)
     console.show(findings_table(found))

@@ -21,12 +21,18 @@ FIX = (
 
 def triton_version() -> str | None:
     """The Triton that is installed; None where there is none."""
-    for package in ("triton", "pytorch-triton"):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return None
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return None
+
+
+def device_name() -> str | None:
+    """Name and memory of the GPU that is used by default; None where torch finds none."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
 
 
 def why_unavailable() -> str | None:

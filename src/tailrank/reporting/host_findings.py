@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tailrank.kernels import native
+from tailrank.kernels import cuda, native
 
 # A difference that repeats of a probe on a shared machine do not produce by chance.
 _CLEAR_GAIN = 1.3
@@ -32,6 +32,9 @@ class HostFigures:
         num_torch_threads: threads that torch uses for one operator.
         native_isa: instruction set that the native kernels use here.
         native_refusal: why there are no native kernels; exactly one of the two is None.
+        gpu: name and memory of the GPU that the cuda ranker would use; None where there is none.
+        gpu_refusal: why the cuda ranker does not run here; None where it does.
+        triton: version of Triton, with which it is compiled; None where it is not installed.
     """
 
     huge_page_fraction: float
@@ -44,6 +47,9 @@ class HostFigures:
     num_torch_threads: int
     native_isa: str | None
     native_refusal: str | None
+    gpu: str | None
+    gpu_refusal: str | None
+    triton: str | None
 
     def metrics(self) -> dict[str, float]:
         """The figures that there are, by name."""
@@ -82,6 +88,7 @@ def findings(
         _bf16(figures),
         _instruction_sets(host),
         _native_kernels(figures),
+        _gpu(figures),
         _threads(host, figures),
         _cores(host, root),
         _stolen_time(figures),
@@ -169,6 +176,14 @@ def _native_kernels(figures: HostFigures) -> Finding:
     if figures.native_refusal is None:
         return Finding(subject=subject, figure=f"for {figures.native_isa}")
     return Finding(subject=subject, figure=figures.native_refusal, fix=native.FIX)
+
+
+def _gpu(figures: HostFigures) -> Finding:
+    triton = f"Triton {figures.triton}" if figures.triton else "no Triton"
+    if figures.gpu is None:  # a host without one lacks nothing: the cpu ranker scores the same
+        return Finding(subject="GPU", figure=f"none ({figures.gpu_refusal}); {triton}")
+    fix = None if figures.gpu_refusal is None else f"{figures.gpu_refusal}; {cuda.FIX}"
+    return Finding(subject="GPU", figure=f"{figures.gpu}; {triton}", fix=fix)
 
 
 def _threads(host: Mapping[str, Any], figures: HostFigures) -> Finding:

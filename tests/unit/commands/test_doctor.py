@@ -19,7 +19,7 @@ def test_json_is_alone_on_standard_output(
     record = json.loads(captured.out)
     assert record["command"] == "doctor"
     subjects = {finding["subject"] for finding in record["host"]["findings"]}
-    assert {"huge pages", "threads", "memory", "C++ compiler"} <= subjects
+    assert {"huge pages", "GPU", "threads", "memory", "C++ compiler"} <= subjects
     costly = [finding for finding in record["host"]["findings"] if finding["fix"]]
     assert record["metrics"]["num_findings"] == len(costly)
     assert "huge pages" in captured.err

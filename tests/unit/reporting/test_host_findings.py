@@ -30,6 +30,9 @@ SOUND_FIGURES = HostFigures(
     num_torch_threads=4,
     native_isa="avx512",
     native_refusal=None,
+    gpu=None,
+    gpu_refusal="torch is built without CUDA",
+    triton=None,
 )
 
 
@@ -54,6 +57,7 @@ def test_a_sound_host_needs_no_fix(tmp_path: Path) -> None:
         ("dense layers, bf16", {"linear_bf16_packed_gflops": 90.0}, "slower than fp32"),
         ("threads", {"num_torch_threads": 8}, "OMP_NUM_THREADS=4"),
         ("native kernels", {"native_isa": None, "native_refusal": "not built"}, "make kernels"),
+        ("GPU", {"gpu": "H200, 140 GiB", "gpu_refusal": "no Triton"}, "CUDA build of torch"),
         ("stolen time", {"stolen_fraction": 0.05}, "machine of your own"),
     ],
 )
@@ -87,6 +91,15 @@ def test_huge_pages_that_are_switched_off_have_their_own_fix(tmp_path: Path) -> 
     one = found("huge pages", {**SOUND_HOST, "huge_pages": "never"}, figures, tmp_path)
     assert one.fix is not None
     assert "echo madvise" in one.fix
+
+
+def test_a_gpu_that_works_and_none_at_all_need_no_fix(tmp_path: Path) -> None:
+    none = found("GPU", SOUND_HOST, SOUND_FIGURES, tmp_path)
+    assert none.fix is None
+    assert none.figure == "none (torch is built without CUDA); no Triton"
+    there = replace(SOUND_FIGURES, gpu="H200, 140 GiB", gpu_refusal=None, triton="3.6.0")
+    works = found("GPU", SOUND_HOST, there, tmp_path)
+    assert (works.figure, works.fix) == ("H200, 140 GiB; Triton 3.6.0", None)
 
 
 def test_governor_and_siblings_are_read_from_the_kernel(tmp_path: Path) -> None:
