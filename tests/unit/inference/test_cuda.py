@@ -23,6 +23,9 @@ from tailrank.models import build_model
 from tailrank.models.dlrm import DLRM, DLRMConfig
 from tailrank.models.memory import check_fits
 
+needs_gpu = pytest.mark.skipif(
+    gpu.why_unavailable() is not None, reason=f"NOT TESTED on a GPU: {gpu.why_unavailable()}"
+)
 CONFIG = DLRMConfig.for_spec(make_spec("dlrm-dot"), bottom_mlp=(16,), top_mlp=(16,))
 
 
@@ -66,9 +69,18 @@ def test_without_a_gpu_loading_is_refused_with_the_reason(tmp_path: Path) -> Non
 
 
 def test_many_threads_share_the_lanes(plain_lookup: None) -> None:
+    check_many_threads("cpu")
+
+
+@needs_gpu
+def test_many_threads_share_the_lanes_of_a_gpu() -> None:
+    check_many_threads("cuda")
+
+
+def check_many_threads(device: str) -> None:
     from tailrank.inference.cuda import CudaRanker
 
-    ranker, eager = CudaRanker(model_on("cpu"), Precision()), EagerRanker(model_on("cpu"))
+    ranker, eager = CudaRanker(model_on(device), Precision()), EagerRanker(model_on("cpu"))
     torch.manual_seed(0)
     batches = [random_batch(make_spec("dlrm-dot"), n, 1 + n // 3) for n in range(1, 60)] * 4
     with ThreadPoolExecutor(8) as threads:
@@ -106,7 +118,7 @@ def test_offsets_that_do_not_rise_are_named() -> None:
     pytest.importorskip("triton", reason="Triton is not installed: the cuda ranker is NOT TESTED")
     from tailrank.inference.cuda import CudaRanker
 
-    ranker = CudaRanker(model_on("cpu"), Precision())
+    ranker = CudaRanker(model_on("cuda" if torch.cuda.is_available() else "cpu"), Precision())
     batch = random_batch(make_spec("dlrm-dot"), 4, 2, bag_size=2)
     offsets = batch.item.offsets.clone()
     offsets[3] = 2  # behind it stands 4
@@ -129,7 +141,7 @@ def test_a_model_whose_score_fails_is_refused_when_it_is_loaded(plain_lookup: No
         CudaRanker(model, Precision())
 
 
-@pytest.mark.skipif(gpu.why_unavailable() is not None, reason=f"no GPU: {gpu.why_unavailable()}")
+@needs_gpu
 def test_a_model_that_waits_for_the_host_is_refused_when_it_is_loaded() -> None:
     from tailrank.inference.cuda import CudaRanker
 
