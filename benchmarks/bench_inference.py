@@ -23,13 +23,16 @@ no more than 0.1 %, relative.
 
     python benchmarks/bench_inference.py [--quick] [--only MODEL] [--json PATH]
 
-Peers that are not installed are listed in the result: `pip install --group bench`.
+Peers that are not installed are listed in the result: `pip install --group bench`. Tables and a
+figure of a result: `inference_report.py`. All processes together take some 11 GB of memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +41,7 @@ import numpy as np
 import torch
 
 from inference_cases import SCALES, Case, IdsFrom
-from inference_metrics import Floats, Measured, Model, figures_of
+from inference_metrics import Figures, Floats, Measured, Model, figures_of
 from inference_rounds import TOLERANCES, Running, compare, model_of, one_core, started, two_cores
 from inference_user_once import measure_movielens, measure_rmc1, movielens_folder
 from inference_workers import Candidate, Role
@@ -118,7 +121,7 @@ class Settings:
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024)
     w2_batches: tuple[int, ...] = (64, 256)
     rounds: tuple[int, int] = (5, 25)
-    case_s: float = 18.0
+    case_s: float = 15.0
     w2_rounds: int = 3
     w2_s: float = 0.15
     gate_batches: int = 32
@@ -159,6 +162,8 @@ def measure(settings: Settings) -> Result:
     cores = sorted(os.sched_getaffinity(0), reverse=True)[:2]
     torch.set_num_threads(1)
     candidates = [c for c in (*OURS, *FLOORS, *PEERS) if c.module not in settings.left_out]
+    models: list[Model] = []
+    described: dict[str, object] = {}
     measured: list[Measured] = []
     scalings: list[Floats] = []
     missing: dict[str, str] = {}
@@ -167,15 +172,22 @@ def measure(settings: Settings) -> Result:
     busy_fractions: list[float] = []
     for preset in settings.models:
         case = Case(preset=preset, scale=SCALES[preset] * settings.shrink)
+        say(f"{case.name}: build and compare")
         with started(case, candidates, cores) as running:
             missing |= running.missing
+            described[case.name] = running.described
             differences[case.name], drops[case.name] = compare(running, settings.gate_batches)
             model = model_of(running)
+            models.append(model)
             for ids_from in settings.ids:
                 for items in settings.batches:
                     limits = {"rounds": settings.rounds, "seconds": settings.case_s}
                     measured.append(one_core(running, model, ids_from, items, **limits))
+                    say(
+                        f"{measured[-1].key}: {len(next(iter(measured[-1].times.values())))} rounds"
+                    )
             busy_fractions += running.busy_fractions
+            say(f"{case.name}: two cores")
             if len(cores) > 1:
                 found, ratios = measure_two_cores(running, model, cores, settings)
                 measured += found
@@ -190,14 +202,7 @@ def measure(settings: Settings) -> Result:
     for model_name, of_model in drops.items():
         for label, drop in of_model.items():
             figures.metrics[f"auc_drop_fraction.{model_name}.{label}"] = drop
-    movielens = movielens_folder()
-    os.sched_setaffinity(0, {cores[0]})
-    with torch.inference_mode():
-        if "dlrm-rmc1" in settings.models:
-            scale = SCALES["dlrm-rmc1"] * settings.shrink
-            measure_rmc1(figures, scale, settings.rounds[1])
-            if movielens is not None:
-                measure_movielens(figures, movielens, settings.rounds[1])
+    measure_users(figures, settings, cores)
     return Result(
         command="bench_inference",
         config={
@@ -205,11 +210,14 @@ def measure(settings: Settings) -> Result:
             "scales": {name: SCALES[name] * settings.shrink for name in settings.models},
             "cores": cores,
             "load_average_before": load_average,
+            "models": models,
+            "candidates": {c.label: c.precision for c in candidates if c.label not in missing},
             "max_auc_drop": MAX_AUC_DROP,
             "tolerances": TOLERANCES,
             "largest_difference": differences,
             "missing": missing,
-            "movielens_found": movielens is not None,
+            "described": described,
+            "movielens_found": movielens_folder() is not None,
             "chosen": figures.chosen,
         },
         seed=0,
@@ -233,6 +241,25 @@ def measure_two_cores(
         if items == SCALING_ITEMS:
             scaling = ratios[OURS[0].label]
     return measured, scaling
+
+
+def say(what: str) -> None:
+    """Progress, beside the result."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+def measure_users(figures: Figures, settings: Settings, cores: Sequence[int]) -> None:
+    """The user's side once, on one core."""
+    if "dlrm-rmc1" not in settings.models:
+        return
+    say("user once")
+    usable, movielens = os.sched_getaffinity(0), movielens_folder()
+    os.sched_setaffinity(0, {cores[0]})
+    with torch.inference_mode():
+        measure_rmc1(figures, SCALES["dlrm-rmc1"] * settings.shrink, settings.rounds[1])
+        if movielens is not None:
+            measure_movielens(figures, movielens, settings.rounds[1])
+    os.sched_setaffinity(0, usable)
 
 
 def validity(busy_fraction: float) -> Validity:

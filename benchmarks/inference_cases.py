@@ -31,7 +31,7 @@ Prepare = Callable[[FeatureBatch], Callable[[], Tensor]]
 """Features in, a call on them out: what is made ready before the call is not timed."""
 
 # Rows of every preset, so that its fp32 tables are some 0.6 GB, 20 times a large last-level cache,
-# and all copies of them that candidates keep fit into 6 GB.
+# and the copies of them that some thirty candidates keep fit into memory together.
 SCALES = {"dlrm-rmc1": 0.15, "dlrm-rmc2": 0.15, "dlrm-rmc3": 0.25}
 ZIPF_EXPONENT = 1.05
 # As `characterization.payloads`: ids and floats of a pool, far more than any cache holds.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,8 +99,8 @@ def figures_of(
         figures.chosen[f"best_of_ours.{model}"] = _best_of_ours(own, by_label, passing[model])
     two_cores = [case for case in measured if case.setting == "w2"]
     for suffix, cases in {"": one_core, "_w2": two_cores}.items():
-        _against_stock(figures, suffix, cases, by_label, passing)
-        _against_tuned(figures, suffix, cases, by_label)
+        _against_best(figures, suffix, cases, by_label, passing)
+        _against_equals(figures, suffix, cases, by_label)
     return figures
 
 
@@ -138,30 +138,31 @@ def _best_of_ours(
     )
 
 
-def _against_stock(
+def _against_best(
     figures: Figures,
     suffix: str,
     cases: Sequence[Measured],
     by_label: Mapping[str, Candidate],
     passing: Mapping[str, set[str]],
 ) -> None:
-    """Our best precision of each model against peers as shipped.
+    """Our best precision of each model against peers that may be in another one.
 
-    As shipped is fp32; `_any_precision` lets peers use any of their formats that passes as well.
+    `stock_peer`: as shipped, which is fp32. `…_any_precision`: peers, as shipped or all of them, in
+    any of their formats that passes the gate as well.
     """
-    for which in ("", "_any_precision"):
-        name = f"speedup_vs_best_stock_peer{which}{suffix}"
+    groups: dict[str, Callable[[Candidate, bool], bool]] = {
+        "stock_peer": lambda who, passes: who.role == "stock" and who.precision == "fp32",
+        "stock_peer_any_precision": lambda who, passes: who.role == "stock" and passes,
+        "tuned_peer_any_precision": lambda who, passes: who.role != "ours" and passes,
+    }
+    for group, belongs in groups.items():
+        name = f"speedup_vs_best_{group}{suffix}"
         ratios: dict[str, list[Floats]] = {}
         for case in cases:
             model = case.model.name
-            peers = [
-                label
-                for label in case.times
-                if by_label[label].role == "stock"
-                and (by_label[label].precision == "fp32" or (which and label in passing[model]))
-            ]
+            peers = [w for w in case.times if belongs(by_label[w], w in passing[model])]
             ours = figures.chosen[f"best_of_ours.{model}"]
-            ratio = _over_best(figures, case, ours, peers, f"stock{which}")
+            ratio = _over_best(figures, case, ours, peers, group)
             figures.add(f"{name}.{case.key}", [ratio])
             ratios.setdefault(model, []).append(ratio)
         for model, of_model in ratios.items():
@@ -169,11 +170,14 @@ def _against_stock(
         figures.add(f"{name}.geomean", [ratio for found in ratios.values() for ratio in found])
 
 
-def _against_tuned(
+def _against_equals(
     figures: Figures, suffix: str, cases: Sequence[Measured], by_label: Mapping[str, Candidate]
 ) -> None:
-    """Ours in each precision that a peer has too, against the fastest peer of any kind in it."""
-    everything: list[Floats] = []
+    """Ours in each precision that a peer has too, against the fastest peer of any kind in it.
+
+    The mean of all leaves out mixed precisions, in which few people would run the peers.
+    """
+    name, everything = f"speedup_vs_best_tuned_peer{suffix}", []
     precisions = dict.fromkeys(c.precision for c in by_label.values() if c.role == "ours")
     for precision in precisions:
         ratios = []
@@ -182,18 +186,20 @@ def _against_tuned(
             peers = [label for label in same if by_label[label].role != "ours"]
             ours = [label for label in same if by_label[label].role == "ours"]
             if peers and ours:
-                ratios.append(_over_best(figures, case, ours[0], peers, f"tuned.{slug(precision)}"))
-        figures.add(f"speedup_vs_best_tuned_peer{suffix}.{slug(precision)}", ratios)
-        everything += ratios
-    figures.add(f"speedup_vs_best_tuned_peer{suffix}.geomean", everything)
+                group = f"tuned_peer.{slug(precision)}"
+                ratios.append(_over_best(figures, case, ours[0], peers, group))
+        figures.add(f"{name}.{slug(precision)}", ratios)
+        if "=" not in precision:
+            everything += ratios
+    figures.add(f"{name}.geomean", everything)
 
 
 def _over_best(
-    figures: Figures, case: Measured, ours: str, peers: Iterable[str], which: str
+    figures: Figures, case: Measured, ours: str, peers: Iterable[str], group: str
 ) -> Floats:
     """How many times as fast as the peer with the smallest median ours is, round by round."""
     best = min(peers, key=lambda label: float(np.median(case.times[label])))
-    figures.chosen[f"best_peer.{which}.{case.key}"] = best
+    figures.chosen[f"best_peer.{group}.{case.key}"] = best
     return case.times[best] / case.times[ours]
 
 

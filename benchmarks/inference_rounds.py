@@ -35,6 +35,7 @@ class Running:
         scorers: what scores, by label.
         floors: bare gathers, by number format.
         missing: why a candidate is not there, by label.
+        described: what our rankers chose, by label.
         busy_fractions: of each turn, the part of wall time that other work took.
     """
 
@@ -43,6 +44,7 @@ class Running:
     scorers: Mapping[str, Candidate]
     floors: Mapping[str, Candidate]
     missing: Mapping[str, str]
+    described: Mapping[str, Mapping[str, object]]
     busy_fractions: list[float] = field(default_factory=list)
 
     def worker(self, label: str) -> Worker:
@@ -55,18 +57,19 @@ class Running:
 
 @contextmanager
 def started(case: Case, candidates: Sequence[Candidate], cores: Sequence[int]) -> Iterator[Running]:
-    """Start a process for each role, which make their candidates at the same time."""
+    """Start a process for each role, one after the other: some choose what they run by timing."""
     roles = dict.fromkeys(candidate.role for candidate in candidates)
     workers = {
         role: Worker(case, role, [c for c in candidates if c.role == role], cores[0])
         for role in roles
     }
     try:
-        for worker in workers.values():
-            worker.send("build")
         missing: dict[str, str] = {}
+        described: dict[str, Mapping[str, object]] = {}
         for worker in workers.values():
-            missing |= worker.receive()
+            not_there, what = worker.call("build")
+            missing |= not_there
+            described |= what
         there = [candidate for candidate in candidates if candidate.label not in missing]
         yield Running(
             case=case,
@@ -74,6 +77,7 @@ def started(case: Case, candidates: Sequence[Candidate], cores: Sequence[int]) -
             scorers={c.label: c for c in there if c.module != FLOOR},
             floors={c.precision: c for c in there if c.module == FLOOR},
             missing=missing,
+            described=described,
         )
     finally:
         for worker in workers.values():

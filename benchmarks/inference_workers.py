@@ -164,11 +164,13 @@ def _serve(
             try:
                 method, arguments = connection.recv()
             except EOFError:
-                return
+                # Not by way of destructors: those of thread pools abort in a twin, where their
+                # threads are not.
+                os._exit(0)
             try:
                 if method == "build":
                     session = _Session(case, candidates)
-                    reply = session.missing
+                    reply = session.missing, session.described
                 elif method == "fork":
                     reply = None
                     if os.fork() == 0:
@@ -187,6 +189,7 @@ class _Session:
 
     def __init__(self, case: Case, candidates: Sequence[Candidate]) -> None:
         self.missing: dict[str, str] = {}
+        self.described: dict[str, dict[str, object]] = {}
         self._scorers: dict[str, Prepare] = {}
         self._pools: dict[IdsFrom, SideFeatures] = {}
         self._case = case
@@ -194,9 +197,19 @@ class _Session:
         with tempfile.TemporaryDirectory() as folder:
             for candidate in candidates:
                 try:
-                    self._scorers[candidate.label] = _scorer(candidate, model, folder)
+                    self._scorers[candidate.label] = self._scorer(candidate, model, folder)
                 except (ImportError, OSError, TailrankError) as error:
                     self.missing[candidate.label] = str(error).splitlines()[0]
+
+    def _scorer(self, candidate: Candidate, model: DLRM, folder: str) -> Prepare:
+        if candidate.module == OURS:
+            ranker = tailrank_ranker(model, candidate.precision, folder)
+            self.described[candidate.label] = ranker.describe()
+            return lambda batch: lambda: ranker.rank(batch)
+        module, tuned = importlib.import_module(candidate.module), candidate.role == "tuned"
+        options = dict(candidate.options)
+        scorer: Prepare = module.scorer(model, candidate.precision, tuned=tuned, **options)
+        return scorer
 
     def peaks(self) -> dict[str, float]:
         """See `peak_gflops`."""
@@ -270,15 +283,3 @@ class _Session:
         if ids_from not in self._pools:
             self._pools = {ids_from: self._case.pool(ids_from)}
         return self._pools[ids_from]
-
-
-def _scorer(candidate: Candidate, model: DLRM, folder: str) -> Prepare:
-    if candidate.module == OURS:
-        ranker = tailrank_ranker(model, candidate.precision, folder)
-        return lambda batch: lambda: ranker.rank(batch)
-    module = importlib.import_module(candidate.module)
-    tuned = candidate.role == "tuned"
-    scorer: Prepare = module.scorer(
-        model, candidate.precision, tuned=tuned, **dict(candidate.options)
-    )
-    return scorer
