@@ -115,6 +115,8 @@ def with_packed_layers(
 def time_backends(stacks: list[nn.Sequential], dense_format: DenseFormat) -> dict[str, float]:
     """Median microseconds of all stacks on one thread, by backend, measured in turns.
 
+    CPU time of the thread: other work on the host must not choose.
+
     Raises:
         BackendUnavailable: no backend here has this number format.
     """
@@ -142,10 +144,10 @@ def time_backends(stacks: list[nn.Sequential], dense_format: DenseFormat) -> dic
         with torch.inference_mode():
             for _ in range(_CALIBRATION_ROUNDS):
                 for name in backends:
-                    started = time.perf_counter()
+                    started = time.thread_time()
                     for stack, x_BN in zip(packed[name], inputs, strict=True):
                         stack(x_BN)
-                    samples[name].append((time.perf_counter() - started) * 1e6)
+                    samples[name].append((time.thread_time() - started) * 1e6)
     finally:
         torch.set_num_threads(threads)
     return {name: round(statistics.median(times), 1) for name, times in samples.items()}
