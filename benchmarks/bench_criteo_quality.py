@@ -19,7 +19,7 @@ import numpy as np
 from peers.logistic_regression import fit_logistic, predict, read_hashed
 from tailrank.data.dataset import split_bounds
 from tailrank.data.registry import open_dataset
-from tailrank.metrics import BinaryMetrics, paired_bootstrap_auc
+from tailrank.metrics import BinaryMetrics, paired_bootstrap
 from tailrank.reporting.result import Result, to_json, write_result
 from tailrank.training.procedure import Trained, train_and_test
 from tailrank.training.recipe import RECIPES
@@ -53,14 +53,12 @@ def main() -> None:
         scores.append(trained.test.scores)
         runs.append((values, trained.metrics()))
         differences.append(
-            paired_bootstrap_auc(
-                trained.test.scores, regression.scores, regression.labels, seed=seed
-            )
+            paired_bootstrap(trained.test.scores, regression.scores, regression.labels, seed=seed)
         )
         metrics[f"criteo.dlrm.auc_seed_{seed}"] = values.auc
         metrics[f"criteo.dlrm.logloss_seed_{seed}"] = values.logloss
         metrics[f"criteo.difference_auc_seed_{seed}"] = differences[-1][0]
-    overall = paired_bootstrap_auc(np.stack(scores), regression.scores, regression.labels)
+    overall = paired_bootstrap(np.stack(scores), regression.scores, regression.labels)
     metrics |= {
         "criteo.dlrm.auc": float(np.mean([values.auc for values, _ in runs])),
         "criteo.dlrm.logloss": float(np.mean([values.logloss for values, _ in runs])),

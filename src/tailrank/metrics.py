@@ -234,6 +234,7 @@ def paired_bootstrap(
     num_resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[float, float, float]:
     """A metric of `scores` minus that of `other_scores` on the same rows, with an interval.
 
@@ -253,6 +254,7 @@ def paired_bootstrap(
         num_resamples: draws of as many rows, or groups, as there are.
         seed: of the draws.
         confidence: of the interval.
+        progress: told the draws done, after each.
 
     Returns:
         (difference, low, high).
@@ -286,29 +288,10 @@ def paired_bootstrap(
     for draw in range(num_resamples):
         weight_G = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
         differences[draw] = difference(weight_G)
+        progress(draw + 1)
     tail = 50.0 * (1.0 - confidence)
     low, high = np.nanpercentile(differences, [tail, 100.0 - tail])
     return difference(np.ones(count)), float(low), float(high)
-
-
-def paired_bootstrap_auc(
-    scores: ArrayLike,
-    other_scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float, float]:
-    """`paired_bootstrap` of the AUC over single rows, for data without groups."""
-    return paired_bootstrap(
-        scores,
-        other_scores,
-        labels,
-        num_resamples=num_resamples,
-        seed=seed,
-        confidence=confidence,
-    )
 
 
 def _reweighted(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tailrank.core.errors import ConfigError
-from tailrank.metrics import BinaryMetrics, paired_bootstrap, paired_bootstrap_auc
+from tailrank.metrics import BinaryMetrics, paired_bootstrap
 
 
 def brute_force_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -90,13 +90,17 @@ def bootstrap_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_paired_bootstrap_equals_resampling_by_brute_force() -> None:
     good, poor, labels = (rows[:60] for rows in bootstrap_rows())
-    difference, low, high = paired_bootstrap_auc(good, poor, labels, num_resamples=200, seed=5)
+    told: list[int] = []
+    difference, low, high = paired_bootstrap(
+        good, poor, labels, num_resamples=200, seed=5, progress=told.append
+    )
     rng, drawn = np.random.default_rng(5), []
     for _ in range(200):
         rows = rng.integers(60, size=60)
         drawn.append(
             brute_force_auc(good[rows], labels[rows]) - brute_force_auc(poor[rows], labels[rows])
         )
+    assert told == list(range(1, 201))
     assert difference == pytest.approx(
         brute_force_auc(good, labels) - brute_force_auc(poor, labels)
     )
@@ -105,24 +109,24 @@ def test_paired_bootstrap_equals_resampling_by_brute_force() -> None:
 
 def test_paired_bootstrap_sees_a_better_model_and_no_difference_from_itself() -> None:
     good, poor, labels = bootstrap_rows()
-    difference, low, high = paired_bootstrap_auc(good, poor, labels, num_resamples=200)
+    difference, low, high = paired_bootstrap(good, poor, labels, num_resamples=200)
     assert 0.0 < low < difference < high
-    assert paired_bootstrap_auc(good, good, labels, num_resamples=20) == (0.0, 0.0, 0.0)
+    assert paired_bootstrap(good, good, labels, num_resamples=20) == (0.0, 0.0, 0.0)
 
 
 def test_paired_bootstrap_averages_the_aucs_of_several_runs() -> None:
     good, poor, labels = bootstrap_rows()
-    single = [paired_bootstrap_auc(run, poor, labels, num_resamples=9)[0] for run in (good, poor)]
-    both = paired_bootstrap_auc(np.stack([good, poor]), poor, labels, num_resamples=50)
+    single = [paired_bootstrap(run, poor, labels, num_resamples=9)[0] for run in (good, poor)]
+    both = paired_bootstrap(np.stack([good, poor]), poor, labels, num_resamples=50)
     assert both[0] == pytest.approx(sum(single) / 2)
     assert both[1] < both[0] < both[2]
 
 
 def test_paired_bootstrap_needs_both_classes_and_equal_rows() -> None:
     with pytest.raises(ConfigError, match="both classes"):
-        paired_bootstrap_auc([0.1, 0.2], [0.2, 0.1], [1, 1])
+        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 1])
     with pytest.raises(ConfigError, match="rows each"):
-        paired_bootstrap_auc([0.1, 0.2], [0.2], [1, 0])
+        paired_bootstrap([0.1, 0.2], [0.2], [1, 0])
 
 
 def slow_ndcg(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -159,9 +159,13 @@ def _differences(
     metrics = [name for name in get_args(PairedMetric) if name in rows[0].metrics]
     first, others = runs[0].scored, runs[1:]
     found: list[ComparedMetric] = []
+    total = len(others) * len(metrics) * resamples
+
+    def drawn(done: int) -> None:
+        progress.count(len(found) * resamples + done, total, "draws")
+
     for run in others:
         for metric in metrics:
-            progress.count(len(found), len(others) * len(metrics), "differences")
             value, low, high = paired_bootstrap(
                 run.scored.scores,
                 first.scores,
@@ -170,6 +174,7 @@ def _differences(
                 metric=metric,
                 num_resamples=resamples,
                 seed=seed,
+                progress=drawn,
             )
             found.append(
                 ComparedMetric(run=run.name, metric=metric, value=value, low=low, high=high)

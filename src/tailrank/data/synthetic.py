@@ -27,6 +27,8 @@ from scipy.special import expit, ndtri
 
 from tailrank.core.errors import ConfigError
 from tailrank.data.dataset import Batches, Split, contiguous_range, split_bounds
+from tailrank.data.jagged import range_indices
+from tailrank.data.queries import cut_queries
 from tailrank.features import (
     SIDES,
     Feature,
@@ -215,13 +217,12 @@ class SyntheticDataset:
         order = np.arange(user_range.start, user_range.stop)
         if shuffle_seed is not None:
             order = np.random.default_rng(shuffle_seed).permutation(order)
-        num_rows = len(order) * group
-        for start in range(first_batch * batch_items, num_rows, batch_items):
-            place_B = np.arange(start, min(start + batch_items, num_rows))
-            first, last = place_B[0] // group, place_B[-1] // group
-            to_user_B = place_B // group - first
-            user_U = order[first : last + 1]
-            yield self._generate(user_U, to_user_B, user_U[to_user_B] * group + place_B % group)
+        length_Q = np.full(self._user_bounds["test"][1], group)
+        for user_U, skip_U, length_U in cut_queries(order, length_Q, batch_items, first_batch):
+            to_user_B = np.repeat(np.arange(len(user_U)), length_U)
+            yield self._generate(
+                user_U, to_user_B, range_indices(user_U * group + skip_U, length_U)
+            )
 
     def _generate(self, user_U: Ints, to_user_B: Ints, item_B: Ints) -> _Rows:
         """These items of these users."""
