@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,9 @@ def test_an_export_without_both_classes_is_refused_in_one_line(tmp_path: Path, c
     code, result = run_json(capsys, *later, "--split", "all")
     assert (code, result["metrics"]["num_rows_all"]) == (0, 1)
     assert "auc_all" not in result["metrics"]
+    assert main([*later, "--split", "all"]) == 0
+    said = f"columns lie in nameless files in {tempfile.gettempdir()} (see TMPDIR) meanwhile"
+    assert said in capsys.readouterr().out
     assert main([*later, "--split", "train"]) == 2
     assert "no train rows: 1 rows are too few to cut into three" in capsys.readouterr().err
     words = ["export", run, "--precision", "rows=bf16", "--data", data]

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tailrank.characterization.target import Target, TargetConfig
     from tailrank.data.dataset import Dataset, ReadingProgress
     from tailrank.inference.artifact import ArtifactRecord
@@ -55,7 +57,7 @@ def evaluate(
     with console.progress("load") as progress:
         model, record = load_model(artifact, progress.count_bytes)
         progress.begin("read")
-        dataset = open_for(artifact, record, data, progress)
+        dataset = open_for(artifact, record, data, console.note, progress)
         progress.begin("score")
         splits = SPLITS if split == "all" else (split,)
         scored = score(
@@ -83,7 +85,8 @@ def open_for(
     artifact: Path,
     record: ArtifactRecord,
     data: str,
-    progress: ReadingProgress | None = None,
+    announce: Callable[[str], None],
+    progress: ReadingProgress,
 ) -> Dataset:
     """The rows that `data` names, read as the artifact in folder `artifact` was trained on them.
 
@@ -104,7 +107,7 @@ def open_for(
     except (KeyError, TypeError) as error:
         reason = f"trained by another version of tailrank ({error}); train it again"
         raise DataError(artifact, reason) from None
-    dataset = open_dataset(data, settings, fitted=artifact, progress=progress)
+    dataset = open_dataset(data, settings, fitted=artifact, progress=progress, announce=announce)
     if dataset.fitted_fingerprint != fitted_fingerprint:
         raise DataError(artifact, "holds a vocabulary that is not this model's")
     if dataset.spec != record.config.spec:
@@ -127,7 +130,8 @@ def load_target(config: TargetConfig, console: Console) -> Target:
     if config.data is not None:
         folder = Path(config.target)
         with console.progress("read") as progress:
-            dataset = open_for(folder, read_record(folder), config.data, progress)
+            record = read_record(folder)
+            dataset = open_for(folder, record, config.data, console.note, progress)
     with console.progress("load") as progress:
         target = open_target(config, console.note, dataset, progress.count_bytes)
     if refusal := target.ranker.describe().get("huge_page_refusal"):

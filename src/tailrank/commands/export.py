@@ -67,7 +67,7 @@ def export(
         def count(done: int, total: int) -> None:
             progress.count(done, total, "rows")
 
-        dataset = open_for(artifact, record, data, progress)
+        dataset = open_for(artifact, record, data, console.note, progress)
         progress.begin("score in fp32")
         before = evaluate(model, dataset, (split,), count).compute()
         if math.isnan(before.auc):

@@ -182,7 +182,12 @@ def train(
         scratch = None if dry_run else out.parent
         with console.progress("read") as progress:
             dataset = open_dataset(
-                data, recipe.data, schema=schema, scratch=scratch, progress=progress
+                data,
+                recipe.data,
+                schema=schema,
+                scratch=scratch,
+                progress=progress,
+                announce=console.note,
             )
         if (model, kind) not in RECIPES:
             num_rows = dataset.num_rows(("train",))

@@ -5,6 +5,8 @@ To add one: a file beside this one, and a branch in `open_dataset`.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,7 @@ def open_dataset(
     schema: Path | None = None,
     scratch: Path | None = None,
     progress: ReadingProgress | None = None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Dataset:
     """The data set that `text` names.
 
@@ -96,6 +99,7 @@ def open_dataset(
         schema: what the columns of a table mean; for data that needs to be told.
         scratch: folder for temporary columns; None: the system's.
         progress: told how far reading is.
+        announce: told where temporary columns lie, where that is the system's choice.
 
     Raises:
         ConfigError: unknown kind or setting.
@@ -104,6 +108,8 @@ def open_dataset(
     """
     name, settings = DatasetName.parse(text), settings or DataSettings()
     _refuse_unused(name.kind, settings)
+    if scratch is None and name.kind in ("criteo", "table"):
+        announce(f"columns lie in nameless files in {tempfile.gettempdir()} (see TMPDIR) meanwhile")
     if name.kind == "table":
         dataset: Dataset = _open_table(name, settings, fitted, schema, scratch, progress)
     elif schema is not None:
