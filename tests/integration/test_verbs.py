@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tailrank.cli import main
+from tailrank.reporting.report_data import ReportData
 from tailrank.reporting.result import read_result
 
 ROW = "\t".join(["1", *(str(i) for i in range(13)), *(f"{i:08x}" for i in range(26))])
@@ -190,16 +191,54 @@ def test_export_keeps_quality_or_refuses(model: Path, tmp_path: Path, capsys) ->
 def test_an_export_that_ranks_worse_is_refused(
     model: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    def ruin(ruined, precision) -> None:
-        ruined.tables.weight_VD.data.normal_(generator=torch.Generator().manual_seed(0))
+    def ruin(rows_VD: torch.Tensor, row_format: str) -> torch.Tensor:
+        return torch.randn(rows_VD.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
 
-    monkeypatch.setattr("tailrank.inference.precision.round_weights", ruin)
+    monkeypatch.setattr("tailrank.inference.artifact.write_rows", ruin)
     data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
     out = tmp_path / "refused"
     words = ["export", str(model), "--precision", "rows=bf16", "--data", data, "--out", str(out)]
     code, result = run_json(capsys, *words)
     assert code == 3
     assert result["metrics"]["auc_drop_fraction"] > 0.001
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_finds_the_fastest_precision_that_passes(
+    model: Path, tmp_path: Path, capsys
+) -> None:
+    data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
+    out = tmp_path / "fastest"
+    words = ["export", str(model), "--precision", "auto", "--data", data, "--out", str(out)]
+    code, result = run_json(capsys, *words, "--max-auc-drop", "0.01")
+    assert code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["fastest"]
+    metrics, chosen = result["metrics"], result["config"]["precision"]
+    speedups = {
+        name.partition(".")[0]: value
+        for name, value in metrics.items()
+        if name.endswith(".speedup_over_fp32")
+        and metrics[name.replace("speedup_over_fp32", "auc_drop_fraction")] <= 0.01
+    }
+    rows, dense = json.loads((out / "model.json").read_text())["precision"].values()
+    assert max(speedups, key=speedups.__getitem__) == f"rows_{rows}_dense_{dense}"
+    assert metrics["speedup_over_fp32"] == max(speedups.values()) >= 1
+    assert metrics["rows_int8_dense_fp32.table_bytes"] < metrics["rows_fp32_dense_fp32.table_bytes"]
+    table = ReportData.load(out).precisions
+    assert [row.precision for row in table if row.chosen] == [chosen]
+    assert len(table) + len(result["config"]["unavailable"]) == 12
+
+
+def test_a_search_that_is_interrupted_leaves_nothing(
+    model: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tailrank.training.precision_search.time_rankers", interrupt)
+    data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
+    words = ["export", str(model), "--precision", "auto", "--data", data]
+    assert main([*words, "--out", str(tmp_path / "never")]) == 130
     assert list(tmp_path.iterdir()) == []
 
 

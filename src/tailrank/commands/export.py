@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tailrank.reporting.report_data import PrecisionRow
+    from tailrank.training.precision_search import Found, Trial
+
+AUTO = "auto"
 
 
 def export(
@@ -21,14 +27,15 @@ def export(
 ) -> int:
     """Write a trained model in another precision, if it still ranks as well.
 
-    Both models score the same held-out rows; the export is refused (exit 3) when the AUC drops by
-    more than the bound.
+    The ranker of the new artifact and that of the old one score the same held-out rows; the export
+    is refused (exit 3) when the AUC drops by more than the bound. With auto, every precision is
+    judged so and timed on this host, and the fastest that passes is written.
 
-    Example: tailrank export runs/a --precision rows=int8 --data criteo:train.tsv --out runs/b
+    Example: tailrank export runs/a --precision auto --data criteo:train.tsv --out runs/b
 
     Args:
         artifact: Folder of a trained model in fp32.
-        precision: fp32, bf16, int8, or a mix such as rows=int4,dense=bf16; rows also in fp16.
+        precision: fp32, bf16, int8, a mix such as rows=int4,dense=bf16, or auto; rows also in fp16.
         data: Held-out rows, as in criteo:PATH or synthetic:rows=N,seed=N.
         out: Folder for the exported model.
         split: Rows of the gate; a model that was refitted has seen the validation rows.
@@ -37,88 +44,127 @@ def export(
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
+    from tailrank.characterization.payloads import QueryPool
     from tailrank.commands.evaluate import open_for
     from tailrank.core.errors import ConfigError, RequestError
     from tailrank.core.exit_codes import ExitCode
-    from tailrank.core.files import check_output, replace_directory
-    from tailrank.inference.artifact import save_artifact
-    from tailrank.inference.precision import Precision, round_weights
-    from tailrank.inference.ranker import load_model
+    from tailrank.core.files import check_output, replace_directory, temporary_folder_beside
+    from tailrank.inference.artifact import read_record
+    from tailrank.inference.precision import Precision
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.quality import quality_columns
     from tailrank.reporting.report import RESULT_NAME, write_report
     from tailrank.reporting.result import Result, write_result
-    from tailrank.training.evaluation import evaluate
+    from tailrank.reporting.tables import precision_table
+    from tailrank.training.precision_search import find_precision, precisions_to_try
+    from tailrank.training.quality_gate import QualityGate
     from tailrank.training.scores import save_scores
 
     typed = command_line(export, locals())
     console = Console(json=json, quiet=quiet)
-    wanted = Precision.parse(precision)
+    wanted = None if precision == AUTO else Precision.parse(precision)
     if not 0.0 <= max_auc_drop < 1.0:
         raise ConfigError("--max-auc-drop", max_auc_drop, "0 up to 1")
     check_output(out, overwrite=overwrite)
-    with console.progress("load") as progress:
-        model, record = load_model(artifact, progress.count_bytes)
+    record = read_record(artifact)
     if record.precision != Precision():
         raise RequestError("ARTIFACT", f"{artifact} is in {record.precision}; name the fp32 model")
-    with console.progress("read") as progress:
-
-        def count(done: int, total: int) -> None:
-            progress.count(done, total, "rows")
-
-        dataset = open_for(artifact, record, data, console.note, progress)
-        progress.begin("score in fp32")
-        before = evaluate(model, dataset, (split,), count).compute()
-        if math.isnan(before.auc):
-            reason = f"{split} rows of one class; an AUC needs rows of both classes"
-            raise RequestError("--data", reason)
-        round_weights(model, wanted)
-        progress.begin(f"score in {wanted}")
-        scored = evaluate(model, dataset, (split,), count)
-    after = scored.compute()
-    drop = (before.auc - after.auc) / before.auc
-    figures = {
-        f"auc_{split}_fp32": before.auc,
-        f"auc_{split}": after.auc,
-        f"logloss_{split}_fp32": before.logloss,
-        f"logloss_{split}": after.logloss,
-        "auc_drop_fraction": drop,
-    }
-    console.note(
-        f"AUC on the {split} rows: {before.auc:.5f} in fp32, {after.auc:.5f} in {wanted}: "
-        f"a drop of {drop:.4%}, of {max_auc_drop:.4%} allowed"
-    )
-    passed = drop <= max_auc_drop
-    result = Result(
-        command="export",
-        command_line=typed,
-        config={
-            "artifact": artifact,
-            "precision": str(wanted),
-            "data": data,
-            "split": split,
-            "max_auc_drop": max_auc_drop,
-        },
-        metrics=figures,
-        artifacts=[out] if passed else [],
-    )
-    if passed:
-        with replace_directory(out, overwrite=overwrite) as folder:
-            save_artifact(
-                folder,
-                model,
-                training=record.training,
-                precision=wanted,
-                quality_gate={**figures, "max_auc_drop": max_auc_drop},
-            )
-            dataset.save_fitted(folder)
-            if split == "test":
-                save_scores(folder, scored, dataset.rows_fingerprint)
-            quality_columns(scored).save(folder)
-            write_result(folder / RESULT_NAME, result)
-            write_report(folder, name=out.name)
-    else:
-        console.warn("refused: nothing was written")
+    with temporary_folder_beside(out) as workspace:
+        found, ready = None, workspace
+        with console.progress("read") as progress:
+            dataset = open_for(artifact, record, data, console.note, progress)
+            gate = QualityGate(artifact, dataset, split, max_auc_drop, progress)
+            if wanted is None:
+                pool = QueryPool.from_dataset(dataset, seed=0)
+                precisions = precisions_to_try(record.config)
+                found = find_precision(gate, precisions, pool, workspace, progress)
+                judged, scored, ready = found.chosen.judged, found.scored, found.folder
+            else:
+                judged, scored, _ = gate.judge(wanted, workspace)
+        rows = [] if found is None else precision_rows(found)
+        if rows:
+            console.show(precision_table(rows))
+        console.note(
+            f"AUC on the {split} rows: {gate.auc_fp32:.5f} in fp32, {judged.auc:.5f} in "
+            f"{judged.precision}: a drop of {judged.auc_drop_fraction:.4%}, of {max_auc_drop:.4%} "
+            "allowed"
+        )
+        result = Result(
+            command="export",
+            command_line=typed,
+            config={
+                "artifact": artifact,
+                "precision": str(judged.precision),
+                "asked_for": precision,
+                "unavailable": {} if found is None else found.unavailable,
+                "data": data,
+                "split": split,
+                "max_auc_drop": max_auc_drop,
+            },
+            metrics=judged.figures | ({} if found is None else trial_metrics(found)),
+            intervals={} if found is None else trial_intervals(found),
+            artifacts=[out] if judged.passed else [],
+        )
+        if judged.passed:
+            with replace_directory(out, overwrite=overwrite) as folder:
+                for file in ready.iterdir():
+                    file.rename(folder / file.name)
+                dataset.save_fitted(folder)
+                if split == "test":
+                    save_scores(folder, scored, dataset.rows_fingerprint)
+                replace(quality_columns(scored), precisions=rows).save(folder)
+                write_result(folder / RESULT_NAME, result)
+                write_report(folder, name=out.name)
+        else:
+            console.warn("refused: nothing was written")
     console.finish(result)
-    return 0 if passed else ExitCode.BOUND_MISSED
+    return 0 if judged.passed else ExitCode.BOUND_MISSED
+
+
+def precision_rows(found: Found) -> list[PrecisionRow]:
+    """The table of a search."""
+    from tailrank.reporting.report_data import PrecisionRow
+
+    return [
+        PrecisionRow(
+            precision=str(trial.judged.precision),
+            chosen=trial is found.chosen,
+            table_bytes=trial.judged.table_bytes,
+            auc=trial.judged.auc,
+            auc_drop_fraction=trial.judged.auc_drop_fraction,
+            passed=trial.judged.passed,
+            rank_us=trial.rank_us,
+            items_per_s=trial.items_per_s,
+            speedup=trial.speedup,
+        )
+        for trial in found.trials
+    ]
+
+
+def trial_metrics(found: Found) -> dict[str, float]:
+    """All trials by name, and the speed of the chosen one."""
+    metrics = {"speedup_over_fp32": found.chosen.speedup}
+    for trial in found.trials:
+        values = trial.judged.figures | {
+            "table_bytes": trial.judged.table_bytes,
+            "rank_us": trial.rank_us,
+            "items_per_s": trial.items_per_s,
+            "speedup_over_fp32": trial.speedup,
+        }
+        metrics |= {f"{trial_name(trial)}.{name}": value for name, value in values.items()}
+    return metrics
+
+
+def trial_intervals(found: Found) -> dict[str, list[float]]:
+    """The intervals of those speeds."""
+    intervals = {"speedup_over_fp32": list(found.chosen.speedup_interval)}
+    for trial in found.trials:
+        intervals[f"{trial_name(trial)}.speedup_over_fp32"] = list(trial.speedup_interval)
+    return intervals
+
+
+def trial_name(trial: Trial) -> str:
+    """A precision as the subject of metrics."""
+    precision = trial.judged.precision
+    return f"rows_{precision.rows}_dense_{precision.dense}"

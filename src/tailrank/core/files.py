@@ -151,6 +151,14 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
+def temporary_folder_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder on the disk of `path`, gone when the block ends, however it ends."""
+    parent = next(parent for parent in path.resolve().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def replace_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a fresh folder beside `path` that takes its place when the block ends well.
 

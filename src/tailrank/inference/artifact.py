@@ -43,7 +43,7 @@ class ArtifactRecord:
         config: architecture and sizes.
         precision: number formats.
         training: metrics and settings of the training run, free-form JSON.
-        quality_gate: figures of the gate that the precision passed; empty for fp32.
+        quality_gate: figures of the gate that the precision passed; empty for a trained model.
         sha256: file name → hex digest.
     """
 
@@ -60,7 +60,6 @@ def save_artifact(
     *,
     training: dict[str, Any],
     precision: Precision | None = None,
-    quality_gate: dict[str, float] | None = None,
 ) -> None:
     """Write `model` into the folder `path`, which exists.
 
@@ -69,7 +68,6 @@ def save_artifact(
         model: its weights are converted to `precision` on the way.
         training: see `ArtifactRecord`.
         precision: number formats; default fp32.
-        quality_gate: see `ArtifactRecord`.
     """
     precision = precision or Precision()
     dense_dtype = FLOATS.get(precision.dense, torch.float32)
@@ -88,10 +86,17 @@ def save_artifact(
         "model": config_to_dict(model.config),
         "precision": precision.to_dict(),
         "training": training,
-        "quality_gate": quality_gate or {},
+        "quality_gate": {},
         "sha256": {name: _sha256(path / name) for name in (WEIGHTS_FILE, TABLES_FILE)},
     }
     replace_text(path / MODEL_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def record_quality_gate(path: Path, figures: dict[str, float]) -> None:
+    """Note in the artifact in folder `path` what the gate said of it."""
+    file = path / MODEL_FILE
+    record = json.loads(file.read_text(encoding="utf-8"))
+    replace_text(file, json.dumps(record | {"quality_gate": figures}, indent=2) + "\n")
 
 
 def read_record(path: Path) -> ArtifactRecord:

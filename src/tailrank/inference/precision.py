@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-import torch
-
 from tailrank.core.errors import ConfigError
 from tailrank.kernels.dense import DenseFormat
-from tailrank.kernels.row_formats import FLOATS, ROW_FORMATS, RowFormat, read_rows, write_rows
-from tailrank.models import RankingModel
+from tailrank.kernels.row_formats import ROW_FORMATS, RowFormat
 
 DENSE_FORMATS: tuple[DenseFormat, ...] = get_args(DenseFormat)
 
@@ -53,12 +50,3 @@ class Precision:
 
     def __str__(self) -> str:
         return self.rows if self.rows == self.dense else f"rows={self.rows},dense={self.dense}"
-
-
-def round_weights(model: RankingModel, precision: Precision) -> None:
-    """Give the fp32 weights of `model`, in place, the values that `precision` can hold."""
-    for parameter in model.dense_parameters():
-        parameter.data.copy_(parameter.data.to(FLOATS.get(precision.dense, torch.float32)))
-    rows_VD = model.tables.weight_VD.data
-    stored_VK = write_rows(rows_VD, precision.rows)
-    rows_VD.copy_(read_rows(stored_VK, precision.rows, rows_VD.shape[1]))

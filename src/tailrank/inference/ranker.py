@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureBatch
+from tailrank.inference.arena import Arena
 from tailrank.inference.arena_tables import EmbeddingBackend
 from tailrank.inference.artifact import ArtifactRecord, fill_weights, read_record
 from tailrank.inference.cpu import CpuRanker, place_in_arena
@@ -78,17 +79,26 @@ def load(
     if device == "eager":
         model, record = load_model(path, progress)
         return EagerRanker(model), record
-    record = read_record(path)
     if device == "cuda":
         cuda.require()
         from tailrank.inference.cuda import load_cuda  # Triton takes seconds, and is not everywhere
 
+        record = read_record(path)
         return load_cuda(path, record, torch.device("cuda"), progress), record
+    model, arena, record = load_in_arena(path, progress)
+    return CpuRanker(model, arena, record.precision, dense_backend, embedding_backend), record
+
+
+def load_in_arena(
+    path: Path, progress: ByteProgress = lambda done, total: None
+) -> tuple[RankingModel, Arena, ArtifactRecord]:
+    """The artifact's model, its rows as they are stored, on huge pages; see `load_model`."""
+    record = read_record(path)
     check_fits(bytes_needed(record.config, record.precision))
     model = build_model(record.config, None)
     arena = place_in_arena(model.tables, record.precision.rows)
     fill_weights(path, model, record, progress)
-    return CpuRanker(model, arena, record.precision, dense_backend, embedding_backend), record
+    return model, arena, record
 
 
 def load_model(

@@ -184,8 +184,12 @@ def _quality_gate(result: Result, columns: ReportData) -> Headline | None:
     precision, allowed = result.config.get("precision"), result.config.get("max_auc_drop", 0.0)
     change = f"a drop of {drop:.4%}" if drop > 0 else "no drop"
     kept = "keeps its quality" if drop <= allowed else "loses too much"
-    figures = _quality_figures(result.metrics)[:2]
-    figures.append(Figure(f"{drop:.4%}", "", f"drop of the AUC, of {allowed:.4%} allowed"))
+    figures = [Figure(f"{drop:.4%}", "", f"drop of the AUC, of {allowed:.4%} allowed")]
+    if (speedup := result.metrics.get("speedup_over_fp32")) is not None:
+        label = "items/s over those in fp32, one core of this host"
+        interval = _interval(result, "speedup_over_fp32")
+        figures.insert(0, Figure(f"{speedup:.2f}", "x", label, interval))
+    figures = (_quality_figures(result.metrics)[: _NUM_FIGURES - len(figures)]) + figures
     return Headline(
         f"In {precision} the model {kept}: {change} of the AUC, where {allowed:.4%} is allowed.",
         tuple(figures),

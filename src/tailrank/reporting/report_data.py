@@ -230,6 +230,33 @@ class PolicyRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionRow:
+    """What one precision of a trained model costs and gives on this host.
+
+    Args:
+        precision: number formats.
+        chosen: whether it is the one that was exported.
+        table_bytes: of its tables.
+        auc: on the held-out rows.
+        auc_drop_fraction: relative to the AUC in fp32; below 0 where it rose.
+        passed: whether that is within what the gate allows.
+        rank_us: time of one query on one core.
+        items_per_s: that come of it.
+        speedup: over fp32, measured in turns with it.
+    """
+
+    precision: str
+    chosen: bool
+    table_bytes: int
+    auc: float
+    auc_drop_fraction: float
+    passed: bool
+    rank_us: float
+    items_per_s: float
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SLALimit:
     """The SLA in the units of a report."""
 
@@ -254,6 +281,7 @@ class ReportData:
     capacity_by_batch: list[CapacityPoint] = field(default_factory=list)
     query_time: list[QueryTime] = field(default_factory=list)
     table: list[PolicyRow] = field(default_factory=list)
+    precisions: list[PrecisionRow] = field(default_factory=list)
     learning_curve: list[LearningPoint] = field(default_factory=list)
     reliability: list[ReliabilityBin] = field(default_factory=list)
     score_counts: list[ScoreBin] = field(default_factory=list)
@@ -289,7 +317,11 @@ class ReportData:
             sla = record["sla"]
             return cls(
                 sla=_row(SLALimit, sla) if sla else None,
-                **{name: [_row(kind, row) for row in record[name]] for name, kind in _ROWS.items()},
+                # Columns that an earlier release did not have are as good as empty.
+                **{
+                    name: [_row(kind, row) for row in record.get(name, [])]
+                    for name, kind in _ROWS.items()
+                },
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(path, f"not the columns of a report ({error!r})") from None
@@ -300,6 +332,7 @@ _ROWS: dict[str, type] = {
     "capacity_by_batch": CapacityPoint,
     "query_time": QueryTime,
     "table": PolicyRow,
+    "precisions": PrecisionRow,
     "learning_curve": LearningPoint,
     "reliability": ReliabilityBin,
     "score_counts": ScoreBin,

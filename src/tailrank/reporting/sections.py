@@ -13,7 +13,13 @@ import plotly.graph_objects as go
 from tailrank.reporting import figures
 from tailrank.reporting.report_data import ReportData, RunRow
 from tailrank.reporting.result import Result
-from tailrank.reporting.tables import POLICY_HEADINGS, metric_label, policy_cells
+from tailrank.reporting.tables import (
+    POLICY_HEADINGS,
+    PRECISION_HEADINGS,
+    metric_label,
+    policy_cells,
+    precision_cells,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,17 @@ def tables(columns: ReportData) -> list[TableSection]:
                 POLICY_HEADINGS,
                 [policy_cells(row) for row in columns.table],
                 last_is_best=len(columns.table) > 1,
+            )
+        )
+    if columns.precisions:
+        found.append(
+            TableSection(
+                "What each precision costs and gives here",
+                "AUC on the held-out rows and its drop relative to fp32; time of one query on one "
+                "core, and the items/s that come of it as a multiple of those in fp32, measured in "
+                "turns with it. The fastest that the gate lets pass was chosen.",
+                PRECISION_HEADINGS,
+                [precision_cells(row) for row in columns.precisions],
             )
         )
     if columns.runs:

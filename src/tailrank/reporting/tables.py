@@ -9,7 +9,8 @@ from rich.table import Table
 
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.features import FeatureSpec
-from tailrank.reporting.report_data import ComparedMetric, PolicyRow, RunRow
+from tailrank.models.memory import format_bytes
+from tailrank.reporting.report_data import ComparedMetric, PolicyRow, PrecisionRow, RunRow
 
 POLICY_HEADINGS = (
     "policy",
@@ -46,6 +47,43 @@ def policy_cells(row: PolicyRow) -> tuple[str, ...]:
         number(row.latency_ms_max),
         "-" if row.simulated_qps is None else number(row.simulated_qps),
         "-" if row.ratio is None or math.isinf(row.ratio) else f"{row.ratio:.2f}x",
+    )
+
+
+PRECISION_HEADINGS = (
+    "precision",
+    "tables",
+    "AUC",
+    "drop",
+    "µs",
+    "items/s",
+    "speedup",
+    "",
+)
+
+
+def precision_table(rows: Sequence[PrecisionRow]) -> Table:
+    """What each precision costs and gives; the one that was chosen is marked."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for heading in PRECISION_HEADINGS:
+        left = heading in ("precision", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*precision_cells(row))
+    return table
+
+
+def precision_cells(row: PrecisionRow) -> tuple[str, ...]:
+    """The cells of one row as text, in the order of `PRECISION_HEADINGS`."""
+    return (
+        row.precision,
+        format_bytes(row.table_bytes),
+        f"{row.auc:.5f}",
+        f"{row.auc_drop_fraction:.4%}",
+        number(row.rank_us),
+        number(row.items_per_s),
+        f"{row.speedup:.2f}x",
+        "chosen" if row.chosen else "" if row.passed else "refused",
     )
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from tailrank.core.errors import RequestError
-from tailrank.core.files import locked_directory, remove_leftovers, replace_file, replace_text
+from tailrank.core.files import (
+    locked_directory,
+    remove_leftovers,
+    replace_file,
+    replace_text,
+    temporary_folder_beside,
+)
 
 
 def test_a_file_appears_whole_and_readable(tmp_path: Path) -> None:
@@ -45,6 +51,20 @@ def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path: Path) -> No
         (tmp_path / name / ".tmp-of-a-writer").touch()
     remove_leftovers(tmp_path, "*.txt")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_temporary_folder_is_on_the_same_disk_and_goes_however_its_block_ends(
+    tmp_path: Path,
+) -> None:
+    def interrupted() -> None:
+        with temporary_folder_beside(tmp_path / "not" / "made" / "yet") as folder:
+            assert folder.parent == tmp_path
+            (folder / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_one_processes_until_it_ends_however_it_ends(tmp_path: Path) -> None:

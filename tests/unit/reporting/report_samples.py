@@ -21,6 +21,7 @@ from tailrank.reporting.report_data import (
     LearningPoint,
     NamedCurve,
     PolicyRow,
+    PrecisionRow,
     QueryTime,
     ReportData,
     RunRow,
@@ -109,9 +110,15 @@ def samples() -> dict[str, tuple[Result, ReportData]]:
             replace(
                 _quality_result("export"),
                 config={"precision": "rows=bf16,dense=fp32", "max_auc_drop": 0.001},
-                metrics={"auc_test": 0.8013, "logloss_test": 0.45, "auc_drop_fraction": 1.2e-5},
+                metrics={
+                    "auc_test": 0.8013,
+                    "logloss_test": 0.45,
+                    "auc_drop_fraction": 1.2e-5,
+                    "speedup_over_fp32": 1.3,
+                },
+                intervals={"speedup_over_fp32": [1.28, 1.31]},
             ),
-            _scored(),
+            replace(_scored(), precisions=_tried()),
         ),
         "profile": (
             Result(
@@ -127,6 +134,33 @@ def samples() -> dict[str, tuple[Result, ReportData]]:
         "doctor": _judged(),
         "compare": _compared(),
     }
+
+
+def _tried() -> list[PrecisionRow]:
+    """The precisions of a search."""
+    fp32 = PrecisionRow(
+        precision="fp32",
+        chosen=False,
+        table_bytes=4_096_000_000,
+        auc=0.80131,
+        auc_drop_fraction=0.0,
+        passed=True,
+        rank_us=417.2,
+        items_per_s=306_807.0,
+        speedup=1.0,
+    )
+    bf16 = replace(
+        fp32,
+        precision="rows=bf16,dense=fp32",
+        chosen=True,
+        auc=0.8013,
+        auc_drop_fraction=1.2e-5,
+        speedup=1.3,
+    )
+    int4 = replace(
+        fp32, precision="rows=int4,dense=int8", passed=False, auc_drop_fraction=0.0123, speedup=1.94
+    )
+    return [fp32, bf16, int4]
 
 
 def _served() -> ReportData:

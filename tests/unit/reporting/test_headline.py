@@ -66,8 +66,13 @@ def test_an_export_says_what_the_precision_costs() -> None:
         "In rows=bf16,dense=fp32 the model keeps its quality: a drop of 0.0012% of the AUC, where "
         "0.1000% is allowed."
     )
-    assert said.figures[-1].value == "0.0012%"
-    refused = replace(samples()["export"][0], metrics={"auc_test": 0.6, "auc_drop_fraction": 0.2})
+    assert [figure.value for figure in said.figures] == ["0.8013", "1.30", "0.0012%"]
+    assert said.figures[1].interval == "1.28 to 1.31"
+    refused = replace(
+        samples()["export"][0],
+        metrics={"auc_test": 0.6, "auc_drop_fraction": 0.2},
+        intervals={},
+    )
     assert "loses too much" in headline(refused, ReportData()).sentence
     better = replace(refused, metrics={"auc_test": 0.6, "auc_drop_fraction": -0.001})
     assert "no drop" in headline(better, ReportData()).sentence

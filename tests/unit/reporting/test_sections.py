@@ -55,6 +55,14 @@ def test_runs_are_tabled_with_the_names_that_people_use() -> None:
     assert table.rows[0] == ["factorization_machine", "0.7900", "0.7200", "0.4600"]
 
 
+def test_precisions_are_tabled_with_what_they_cost_and_which_was_chosen() -> None:
+    table = tables(samples()["export"][1])[0]
+    fp32, bf16, int4 = table.rows
+    assert fp32[:6] == ("fp32", "4.1 GB", "0.80131", "0.0000%", "417", "306,807")
+    assert [row[-1] for row in (fp32, bf16, int4)] == ["", "chosen", "refused"]
+    assert int4[3] == "1.2300%"
+
+
 def test_nothing_to_draw_draws_nothing() -> None:
     result, _ = samples()["train"]
     assert sections(result, ReportData()) == []

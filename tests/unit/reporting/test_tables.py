@@ -9,10 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.unit.reporting.report_samples import samples
 
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.reporting.report_data import PolicyRow
-from tailrank.reporting.tables import POLICY_HEADINGS, number, policy_table, service_time_table
+from tailrank.reporting.tables import (
+    POLICY_HEADINGS,
+    PRECISION_HEADINGS,
+    number,
+    policy_table,
+    precision_table,
+    service_time_table,
+)
 
 BASELINE = PolicyRow(
     policy="static baseline",
@@ -48,6 +56,17 @@ def test_the_table_shows_each_figure_with_its_unit() -> None:
 def test_the_table_fits_an_80_column_terminal() -> None:
     tuned = replace(BASELINE, capacity_qps=123_456.0, capacity_items_per_s=9_999_999.0, ratio=12.3)
     assert "…" not in rendered(tuned)
+
+
+def test_precisions_fit_an_80_column_terminal() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(precision_table(samples()["export"][1].precisions))
+    head, *rows = capture.get().splitlines()
+    assert tuple(head.split()) == PRECISION_HEADINGS[:-1]
+    assert rows[2].split()[0] == "rows=int4,dense=int8"
+    assert rows[2].rstrip().endswith("1.94x refused")
+    assert "…" not in capture.get()
 
 
 def test_service_times_are_shown_in_ms_by_items_and_busy_workers() -> None:
