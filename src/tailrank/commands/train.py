@@ -126,6 +126,7 @@ def train(
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.quality import undefined_metrics
+    from tailrank.training.estimate import plan_in_words
     from tailrank.training.procedure import train_and_test
     from tailrank.training.recipe import RECIPES, for_rows, recipe_for
     from tailrank.training.tensorboard import TensorBoardLog
@@ -193,7 +194,7 @@ def train(
             num_rows = dataset.num_rows(("train",))
             sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
             recipe = replace(recipe, training=sized)
-        console.note(_plan(dataset, recipe))
+        console.note(plan_in_words(recipe.training, dataset.num_rows(("train",))))
         needed = recipe.bytes_needed(dataset.spec)
         console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
         check_fits(needed)
@@ -227,16 +228,6 @@ def train(
         console.warn(f"test part: {missing}")
     console.finish(result)
     return 0
-
-
-def _plan(dataset: Dataset, recipe: Recipe) -> str:
-    """How many steps there will be."""
-    training, num_rows = recipe.training, dataset.num_rows(("train",))
-    every = training.evaluate_every or training.steps_per_epoch(num_rows)
-    return (
-        f"plan: at most {training.steps_planned(num_rows):,} steps of {training.batch_items:,} "
-        f"rows, {training.epochs} x {num_rows:,} training rows; validation every {every:,} steps"
-    )
 
 
 def _dry_run(

@@ -16,6 +16,7 @@ import torch
 
 from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel, build_model
+from tailrank.training.config import TrainingConfig
 from tailrank.training.loop import check_labels, check_selection, check_warmup
 from tailrank.training.recipe import Recipe
 from tailrank.training.step import TrainStep
@@ -44,6 +45,15 @@ class TrainingEstimate:
     num_steps: int
     train_samples_per_s: float
     seconds: float
+
+
+def plan_in_words(config: TrainingConfig, num_rows: int) -> str:
+    """How many steps training on `num_rows` rows will take, and how often it validates."""
+    every = config.evaluate_every or config.steps_per_epoch(num_rows)
+    return (
+        f"plan: at most {config.steps_planned(num_rows):,} steps of {config.batch_items:,} rows, "
+        f"{config.epochs} x {num_rows:,} training rows; validation every {every:,} steps"
+    )
 
 
 def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> TrainingEstimate:
