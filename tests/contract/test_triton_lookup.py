@@ -148,8 +148,9 @@ for row_format, pointer, dim, row_size in (
         tile = lookup.choose_tile(dim, 120.0)
         fixed = dict(FORMAT=row_format, WEIGHTED=weighted, ALIGNED=dim != 9, DIM=dim)
         fixed |= dict(ROW_SIZE=row_size, BLOCK_L=tile.ids, BLOCK_D=lookup._dim_block(dim))
+        fixed |= dict(num_features=1) if dim == 9 else {}  # Triton makes a constant of any 1
         types = dict(rows=pointer, ranges="*i64", ids="*i64", offsets="*i64", weights="*fp32")
-        types |= dict(out="*fp32", faults="*i64", num_ids="i32", num_features="i32")
+        types |= dict(out="*fp32", faults="*i64", num_ids="i64", num_features="i32")
         types |= dict.fromkeys(fixed, "constexpr")
         constants = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
         aligned = {(index,): [["tt.divisibility", 16]] for index in range(7)}

@@ -11,6 +11,7 @@ sides, the user's first.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,14 +63,22 @@ class BatchShape:
         return self.users if side == "user" else self.items
 
 
-class _Places(NamedTuple):
-    """Typed views of one block; by side where there is a dict."""
+class _Section(NamedTuple):
+    """Where in a block some numbers are."""
 
-    dense_RN: dict[Side, Tensor]
-    offsets: dict[Side, Tensor]
-    item_to_user_B: Tensor
-    ids_L: Tensor
-    weights_L: Tensor | None
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    first_byte: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the numbers alone."""
+        return self.dtype.itemsize * math.prod(self.size)
+
+    def view(self, block: Tensor) -> Tensor:
+        """The numbers."""
+        end = self.first_byte + self.num_bytes
+        return block[self.first_byte : end].view(self.dtype).view(self.size)
 
 
 class Faults(NamedTuple):
@@ -100,35 +109,23 @@ class StaticBatch:
     """
 
     def __init__(self, spec: FeatureSpec, shape: BatchShape, device: torch.device) -> None:
-        self.shape = shape
-        self._spec = spec
-        sections: list[tuple[torch.dtype, tuple[int, ...]]] = []
-        for side in SIDES:
-            rows = shape.rows(side)
-            sections.append((torch.float32, (rows, spec.dense_width(side))))
-            sections.append((torch.int64, (rows * len(spec.sparse(side)) + 1,)))
-        sections.append((torch.int64, (shape.items,)))
-        # The ids come last, and before them nothing but their weights comes after: what a batch
-        # leaves of them unused is not sent.
-        sections.append((torch.int64, (shape.ids,)))
-        if shape.weighted:
-            sections.append((torch.float32, (shape.ids,)))
-        starts, num_bytes = [], 0
-        for dtype, size in sections:
-            starts.append(num_bytes)
-            used = dtype.itemsize * torch.Size(size).numel()
-            num_bytes += -(-used // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        self._ids_start = starts[5]
-        on_gpu = device.type == "cuda"
-        self._host_block = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=on_gpu)
-        self._device_block = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        self._host = _places(self._host_block, sections, starts)
-        on_device = _places(self._device_block, sections, starts)
-        self.features = FeatureBatch(
-            user=_side(on_device, "user"),
-            item=_side(on_device, "item"),
-            item_to_user_B=on_device.item_to_user_B,
+        self._spec, self._sections = spec, _layout(spec, shape)
+        last = list(self._sections.values())[-1]
+        self._host_block = _block(last.first_byte + last.num_bytes, torch.device("cpu"), device)
+        self._device_block = _block(len(self._host_block), device)
+        self._host = {name: s.view(self._host_block) for name, s in self._sections.items()}
+        on_device = {name: s.view(self._device_block) for name, s in self._sections.items()}
+        user, item = (
+            SideFeatures(
+                dense_RN=on_device[f"{side} dense_RN"],
+                values_L=on_device["ids_L"],
+                offsets=on_device[f"{side} offsets"],
+                weights_L=on_device.get("weights_L"),
+            )
+            for side in SIDES
         )
+        to_user_B = on_device["item_to_user_B"]
+        self.features = FeatureBatch(user=user, item=item, item_to_user_B=to_user_B)
 
     def send(self, batch: FeatureBatch) -> None:
         """Pack `batch`, which fits the shape, and start its transfer on the current stream.
@@ -139,27 +136,26 @@ class StaticBatch:
         """
         self._fill_side(batch.user, "user", 0)
         self._fill_side(batch.item, "item", batch.user.num_ids)
-        to_user_B = self._host.item_to_user_B
+        to_user_B = self._host["item_to_user_B"]
         to_user_B[: batch.num_items] = _checked_users(batch)
         to_user_B[batch.num_items :] = 0
-        num_bytes = self._ids_start + batch.num_ids * torch.int64.itemsize
-        if self.shape.weighted:
-            num_bytes = self._host_block.shape[0]
-        self._device_block[:num_bytes].copy_(self._host_block[:num_bytes], non_blocking=True)
+        used = self._sections["ids_L"].first_byte + batch.num_ids * torch.int64.itemsize
+        if "weights_L" in self._host:
+            used = len(self._host_block)
+        self._device_block[:used].copy_(self._host_block[:used], non_blocking=True)
 
     def _fill_side(self, features: SideFeatures, side: Side, first_id: int) -> None:
         """Pack one side, whose ids begin at `first_id`."""
         _check_side(features, side, self._spec)
-        rows, num_ids = features.num_rows, features.num_ids
-        places, last_id = self._host, first_id + features.num_ids
-        places.dense_RN[side][:rows] = features.dense_RN
-        offsets, count = places.offsets[side], features.offsets.shape[0]
+        host, last_id = self._host, first_id + features.num_ids
+        host[f"{side} dense_RN"][: features.num_rows] = features.dense_RN
+        offsets, count = host[f"{side} offsets"], features.offsets.shape[0]
         torch.add(features.offsets, first_id, out=offsets[:count])
         offsets[count:] = last_id
-        places.ids_L[first_id:last_id] = features.values_L
-        if places.weights_L is not None:
+        host["ids_L"][first_id:last_id] = features.values_L
+        if "weights_L" in host:
             given = features.weights_L
-            places.weights_L[first_id:last_id] = torch.ones(num_ids) if given is None else given
+            host["weights_L"][first_id:last_id] = 1.0 if given is None else given
 
 
 class StaticScores:
@@ -176,9 +172,8 @@ class StaticScores:
 
     def __init__(self, items: int, device: torch.device) -> None:
         num_bytes = _FAULT_BYTES + items * torch.float32.itemsize
-        self._device_block = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        on_gpu = device.type == "cuda"
-        self._host_block = torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=on_gpu)
+        self._device_block = _block(num_bytes, device)
+        self._host_block = _block(num_bytes, torch.device("cpu"), device)
         self.scores_B = self._device_block[_FAULT_BYTES:].view(torch.float32)
         self._faults_22 = self._device_block[:_FAULT_BYTES].view(torch.int64).view(2, 2)
         self.faults: dict[Side, Tensor] = dict(zip(SIDES, self._faults_22, strict=True))
@@ -199,32 +194,28 @@ class StaticScores:
         return scores_B, {"user": Faults(bag, position), "item": Faults(item_bag, item_position)}
 
 
-def _places(
-    block: Tensor, sections: list[tuple[torch.dtype, tuple[int, ...]]], starts: list[int]
-) -> _Places:
-    """The views of a block."""
-    views = []
-    for (dtype, size), start in zip(sections, starts, strict=True):
-        num_bytes = dtype.itemsize * torch.Size(size).numel()
-        views.append(block[start : start + num_bytes].view(dtype).view(size))
-    user_dense, user_offsets, item_dense, item_offsets, to_user, ids, *weights = views
-    return _Places(
-        dense_RN={"user": user_dense, "item": item_dense},
-        offsets={"user": user_offsets, "item": item_offsets},
-        item_to_user_B=to_user,
-        ids_L=ids,
-        weights_L=weights[0] if weights else None,
-    )
+def _layout(spec: FeatureSpec, shape: BatchShape) -> dict[str, _Section]:
+    """What lies where in a block. Ids are the last that every batch has: those unused stay here."""
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for side in SIDES:
+        rows = shape.rows(side)
+        wanted[f"{side} dense_RN"] = torch.float32, (rows, spec.dense_width(side))
+        wanted[f"{side} offsets"] = torch.int64, (rows * len(spec.sparse(side)) + 1,)
+    wanted["item_to_user_B"] = torch.int64, (shape.items,)
+    wanted["ids_L"] = torch.int64, (shape.ids,)
+    if shape.weighted:
+        wanted["weights_L"] = torch.float32, (shape.ids,)
+    sections, end = {}, 0
+    for name, (dtype, size) in wanted.items():
+        sections[name] = _Section(dtype, size, -(-end // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
+        end = sections[name].first_byte + sections[name].num_bytes
+    return sections
 
 
-def _side(places: _Places, side: Side) -> SideFeatures:
-    """One side of a block, as models read it."""
-    return SideFeatures(
-        dense_RN=places.dense_RN[side],
-        values_L=places.ids_L,
-        offsets=places.offsets[side],
-        weights_L=places.weights_L,
-    )
+def _block(num_bytes: int, device: torch.device, other: torch.device | None = None) -> Tensor:
+    """Zeros; on the host in pinned memory if the other end of the transfer is a GPU."""
+    pinned = other is not None and other.type == "cuda"
+    return torch.zeros(num_bytes, dtype=torch.uint8, device=device, pin_memory=pinned)
 
 
 def _check_side(features: SideFeatures, side: Side, spec: FeatureSpec) -> None:
