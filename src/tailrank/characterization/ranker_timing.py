@@ -18,7 +18,7 @@ from tailrank.features import FeatureBatch
 from tailrank.inference import Ranker
 
 QUERY_ITEMS = 128  # the mean of a production query's parts
-_TURNS, _CALLS_A_TURN = 41, 4
+_TURNS, _CALLS_A_TURN = 31, 12
 
 
 class RankerTimes(NamedTuple):

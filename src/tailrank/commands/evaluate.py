@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,8 @@ def evaluate(
 
     Rows of users or queries also give grouped AUC and NDCG@10, over each one's candidates.
 
-    Categories are read with the vocabulary that the model was trained with.
+    Categories are read with the vocabulary that the model was trained with; an exported model is
+    scored by the ranker that serves it.
 
     Example: tailrank evaluate runs/criteo --data criteo:train.tsv --split test
 
@@ -42,27 +44,34 @@ def evaluate(
     """
     from tailrank.core.files import check_writable
     from tailrank.data.dataset import SPLITS
-    from tailrank.inference.ranker import load_model
+    from tailrank.inference.artifact import read_record
+    from tailrank.inference.precision import Precision
+    from tailrank.inference.ranker import load, load_model
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.quality import quality_columns, undefined_metrics
     from tailrank.reporting.report import write_page
     from tailrank.reporting.result import Result
-    from tailrank.training.evaluation import evaluate as score
+    from tailrank.training.evaluation import evaluate as evaluate_model
+    from tailrank.training.evaluation import evaluate_ranker
 
     typed = command_line(evaluate, locals())
     if report is not None:
         check_writable(report.parent)
     console = Console(json=json, quiet=quiet)
+    exported = read_record(artifact).precision != Precision()
     with console.progress("load") as progress:
-        model, record = load_model(artifact, progress.count_bytes)
+        if exported:  # scored as it will be served, in its own arithmetic
+            ranker, record = load(artifact, progress=progress.count_bytes)
+            score = partial(evaluate_ranker, ranker)
+        else:
+            model, record = load_model(artifact, progress.count_bytes)
+            score = partial(evaluate_model, model)
         progress.begin("read")
         dataset = open_for(artifact, record, data, console.note, progress)
         progress.begin("score")
         splits = SPLITS if split == "all" else (split,)
-        scored = score(
-            model, dataset, splits, lambda done, total: progress.count(done, total, "rows")
-        )
+        scored = score(dataset, splits, lambda done, total: progress.count(done, total, "rows"))
     values = scored.compute().to_dict()
     metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
     console.metrics(metrics)

@@ -29,7 +29,8 @@ def export(
 
     The ranker of the new artifact and that of the old one score the same held-out rows; the export
     is refused (exit 3) when the AUC drops by more than the bound. With auto, every precision is
-    judged so and timed on this host, and the fastest that passes is written.
+    judged so and timed on this host, and the fastest that passes is written; of equally fast ones,
+    the smallest.
 
     Example: tailrank export runs/a --precision auto --data criteo:train.tsv --out runs/b
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from tailrank.kernels.row_formats import ROW_FORMATS
 from tailrank.metrics import BinaryMetrics
 from tailrank.models import ModelConfig, build_model
 from tailrank.training.quality_gate import Judged, Progress, QualityGate
+
+# By so much a speedup moved between searches of one model on one host.
+_TIE_FRACTION = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Found:
     Args:
         trials: of every precision that runs here, in the order of the search.
         unavailable: the others, and why they do not.
-        chosen: the fastest that passed.
+        chosen: see `find_precision`.
         scored: its held-out rows.
         folder: its artifact.
     """
@@ -83,16 +87,18 @@ def find_precision(
 ) -> Found:
     """Judge and time each precision; those that the gate refuses are timed as well.
 
+    Of those that pass and are as fast as the fastest, the one with the smallest tables is chosen.
+
     Args:
         gate: judges.
         precisions: what to try, with fp32, which always passes, among them.
         pool: makes the queries that are timed.
-        workspace: an empty folder; holds two artifacts at a time.
+        workspace: an empty folder; holds the artifacts that lead, and the one on trial.
         progress: told what is being done.
     """
     trials: list[Trial] = []
     unavailable: dict[str, str] = {}
-    best: tuple[Trial, BinaryMetrics, Path] | None = None
+    leading: list[tuple[Trial, BinaryMetrics, Path]] = []
     for precision in precisions:
         folder = workspace / str(precision)
         folder.mkdir()
@@ -110,20 +116,21 @@ def find_precision(
         )
         trial = _trial(judged, times.of[str(precision)], times.of["fp32"], times.num_items)
         trials.append(trial)
-        if judged.passed and (best is None or trial.speedup > best[0].speedup):
-            if best is not None:
-                shutil.rmtree(best[2])
-            best = trial, scored, folder
-        else:
-            shutil.rmtree(folder)
-    assert best is not None, "fp32 loses nothing against itself"
+        leading.append((trial, scored, folder))
+        fastest = max((t.speedup for t in trials if t.judged.passed), default=math.inf)
+        for left_behind in [c for c in leading if not _keeps_up(c[0], fastest)]:
+            shutil.rmtree(left_behind[2])
+            leading.remove(left_behind)
+    # The first comes first among equals, and precisions are tried from the most exact on.
+    chosen, scored, folder = min(leading, key=lambda candidate: candidate[0].judged.table_bytes)
     return Found(
-        trials=tuple(trials),
-        unavailable=unavailable,
-        chosen=best[0],
-        scored=best[1],
-        folder=best[2],
+        trials=tuple(trials), unavailable=unavailable, chosen=chosen, scored=scored, folder=folder
     )
+
+
+def _keeps_up(trial: Trial, fastest: float) -> bool:
+    """Whether it passes and is as fast as the fastest, as far as the clock can tell."""
+    return trial.judged.passed and trial.speedup * (1 + _TIE_FRACTION) >= fastest
 
 
 def _trial(

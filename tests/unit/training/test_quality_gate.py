@@ -145,6 +145,16 @@ def test_the_fastest_that_passes_is_chosen_and_kept(
     assert len(found.scored.scores) == DATASET.num_rows(("test",))
 
 
+def test_of_equally_fast_ones_the_smallest_is_chosen(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_us = {"rows=int4": 52.0, "rows=bf16": 50.0, "rows=int8": 51.0, "rows=fp16": 49.9}
+    found = search(artifact, tmp_path, monkeypatch, times_us)
+    assert found.chosen.judged.precision == Precision(rows="int8")  # 4 bits are 4 % slower
+    left = sorted(path.name for path in found.folder.parent.iterdir())
+    assert left == [f"rows={rows},dense=fp32" for rows in ("bf16", "fp16", "int8")]
+
+
 def test_what_the_gate_refuses_is_timed_but_not_chosen(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
