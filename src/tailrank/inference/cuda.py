@@ -39,8 +39,9 @@ from tailrank.models import RankingModel, build_model
 from tailrank.models.memory import check_fits
 
 _NUM_LANES = 2
-# Shapes that a lane keeps graphs of; the one unused for longest goes.
-_SHAPES_MAX = 128
+# What a lane keeps: graphs of so many shapes, and so many bytes (on the host and again on the GPU)
+# for their batches. The one unused for longest goes.
+_SHAPES_MAX, _SHAPE_BYTES_MAX = 128, 1 << 30
 
 
 class _Recorded(NamedTuple):
@@ -132,10 +133,11 @@ class CudaRanker:
 
     def _recorded(self, lane: _Lane, shape: BatchShape) -> _Recorded:
         """What scores batches of that shape on this lane."""
-        recorded = lane.recorded.pop(shape, None) or self._record(lane, shape)
+        recorded = lane.recorded.pop(shape, None)
+        if recorded is None:
+            recorded = self._record(lane, shape)
+            lane.make_room(recorded.inputs.num_bytes)
         lane.recorded[shape] = recorded
-        if len(lane.recorded) > _SHAPES_MAX:
-            del lane.recorded[next(iter(lane.recorded))]
         return recorded
 
     def _record(self, lane: _Lane, shape: BatchShape) -> _Recorded:
@@ -218,11 +220,12 @@ class _Lane:
         Raises:
             RuntimeError: it does what a graph cannot hold.
         """
-        run()  # compiles kernels and makes what is made once, which has no place in a graph
         if self._stream is None:
+            run()
             return run
-        run()
-        self._stream.synchronize()
+        torch.cuda.synchronize()  # weights may still be on their way on another stream
+        for _ in range(2):  # compiles kernels and makes what is made once: no place in a graph
+            run()
         graph = torch.cuda.CUDAGraph()
         # thread_local: what other threads do on other streams meanwhile does not spoil this graph.
         with torch.cuda.graph(
@@ -230,6 +233,14 @@ class _Lane:
         ):
             run()
         return graph.replay
+
+    def make_room(self, num_bytes: int) -> None:
+        """Forget what was unused for longest until one more shape of that size may be kept."""
+        kept = sum(recorded.inputs.num_bytes for recorded in self.recorded.values())
+        while self.recorded and (
+            len(self.recorded) >= _SHAPES_MAX or kept + num_bytes > _SHAPE_BYTES_MAX
+        ):
+            kept -= self.recorded.pop(next(iter(self.recorded))).inputs.num_bytes
 
     def wait(self) -> None:
         """Wait until all that was sent is done."""

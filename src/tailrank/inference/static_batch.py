@@ -127,6 +127,11 @@ class StaticBatch:
         to_user_B = on_device["item_to_user_B"]
         self.features = FeatureBatch(user=user, item=item, item_to_user_B=to_user_B)
 
+    @property
+    def num_bytes(self) -> int:
+        """On the host, and as many on the device."""
+        return len(self._host_block)
+
     def send(self, batch: FeatureBatch) -> None:
         """Pack `batch`, which fits the shape, and start its transfer on the current stream.
 

@@ -89,19 +89,23 @@ def check_many_threads(device: str) -> None:
         torch.testing.assert_close(mine, eager.rank(batch), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("shapes", "num_bytes"), [(2, 1 << 20), (100, 8000)])
 def test_shapes_beyond_what_a_lane_keeps_are_recorded_again(
-    plain_lookup: None, monkeypatch: pytest.MonkeyPatch
+    plain_lookup: None, monkeypatch: pytest.MonkeyPatch, shapes: int, num_bytes: int
 ) -> None:
     from tailrank.inference.cuda import CudaRanker
 
-    monkeypatch.setattr("tailrank.inference.cuda._SHAPES_MAX", 2)
+    monkeypatch.setattr("tailrank.inference.cuda._SHAPES_MAX", shapes)
+    monkeypatch.setattr("tailrank.inference.cuda._SHAPE_BYTES_MAX", num_bytes)
     ranker, eager = CudaRanker(model_on("cpu"), Precision()), EagerRanker(model_on("cpu"))
     torch.manual_seed(1)
-    batches = [random_batch(make_spec("dlrm-dot"), n, 1) for n in (1, 8, 20, 64, 1, 64)]
-    for batch in batches:
+    for items in (1, 8, 20, 64, 1, 64, 2000, 8):
+        batch = random_batch(make_spec("dlrm-dot"), items, 1)
         torch.testing.assert_close(ranker.rank(batch), eager.rank(batch), rtol=1e-5, atol=1e-6)
         with ranker._lane() as lane:
-            assert len(lane.recorded) <= 2
+            kept = [recorded.inputs.num_bytes for recorded in lane.recorded.values()]
+        assert 1 <= len(kept) <= min(shapes, 4)  # the last one always, be it too large
+        assert sum(kept) <= num_bytes or len(kept) == 1
 
 
 def test_no_item_has_no_score(plain_lookup: None) -> None:
