@@ -33,7 +33,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ import torch
 
 from inference_cases import SCALES, Case, IdsFrom
 from inference_metrics import Figures, Floats, Measured, Model, figures_of
-from inference_rounds import TOLERANCES, Running, compare, model_of, one_core, started, two_cores
+from inference_rounds import TOLERANCES, compare, model_of, one_core, started, two_cores
 from inference_user_once import measure_movielens, measure_rmc1, movielens_folder
 from inference_workers import Candidate, Role
 from tailrank.core.measurement import Validity
@@ -156,52 +156,58 @@ def main() -> None:
     print(to_json(result))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was found about one model.
+
+    Args:
+        model: what one item asks for.
+        measured: its cases.
+        scaling: threads over processes of ours in fp32, two cores.
+        differences: to the reference, by label.
+        drops: of the AUC, by label.
+        missing: why a candidate is not there, by label.
+        described: what our rankers chose, by label.
+        busy_fractions: see `Running`.
+    """
+
+    model: Model
+    measured: list[Measured]
+    scaling: Floats | None
+    differences: dict[str, float]
+    drops: dict[str, float]
+    missing: Mapping[str, str]
+    described: Mapping[str, object]
+    busy_fractions: list[float]
+
+
 def measure(settings: Settings) -> Result:
     """Everything, as a result."""
     load_average = os.getloadavg()
     cores = sorted(os.sched_getaffinity(0), reverse=True)[:2]
     torch.set_num_threads(1)
     candidates = [c for c in (*OURS, *FLOORS, *PEERS) if c.module not in settings.left_out]
-    models: list[Model] = []
-    described: dict[str, object] = {}
-    measured: list[Measured] = []
-    scalings: list[Floats] = []
-    missing: dict[str, str] = {}
-    differences: dict[str, dict[str, float]] = {}
-    drops: dict[str, dict[str, float]] = {}
-    busy_fractions: list[float] = []
-    for preset in settings.models:
-        case = Case(preset=preset, scale=SCALES[preset] * settings.shrink)
-        say(f"{case.name}: build and compare")
-        with started(case, candidates, cores) as running:
-            missing |= running.missing
-            described[case.name] = running.described
-            differences[case.name], drops[case.name] = compare(running, settings.gate_batches)
-            model = model_of(running)
-            models.append(model)
-            for ids_from in settings.ids:
-                for items in settings.batches:
-                    limits = {"rounds": settings.rounds, "seconds": settings.case_s}
-                    measured.append(one_core(running, model, ids_from, items, **limits))
-                    say(
-                        f"{measured[-1].key}: {len(next(iter(measured[-1].times.values())))} rounds"
-                    )
-            busy_fractions += running.busy_fractions
-            say(f"{case.name}: two cores")
-            if len(cores) > 1:
-                found, ratios = measure_two_cores(running, model, cores, settings)
-                measured += found
-                scalings.append(ratios)
+    found = {
+        outcome.model.name: outcome
+        for outcome in (
+            measure_model(name, settings, candidates, cores) for name in settings.models
+        )
+    }
+    missing = {who: why for outcome in found.values() for who, why in outcome.missing.items()}
+    if movielens_folder() is None:
+        missing["user once, movielens"] = "no data in TAILRANK_DATA or ../shared/data"
+    measured = [case for outcome in found.values() for case in outcome.measured]
     passing = {
-        model: {label for label, drop in of_model.items() if drop <= MAX_AUC_DROP}
-        for model, of_model in drops.items()
+        model: {label for label, drop in outcome.drops.items() if drop <= MAX_AUC_DROP}
+        for model, outcome in found.items()
     }
     figures = figures_of(measured, candidates, passing)
-    figures.add("thread_scaling.w2", scalings)
+    figures.add("thread_scaling.w2", [o.scaling for o in found.values() if o.scaling is not None])
+    busy_fractions = [fraction for o in found.values() for fraction in o.busy_fractions]
     figures.metrics["host_busy_fraction"] = float(np.median(busy_fractions))
-    for model_name, of_model in drops.items():
-        for label, drop in of_model.items():
-            figures.metrics[f"auc_drop_fraction.{model_name}.{label}"] = drop
+    for model, outcome in found.items():
+        for label, drop in outcome.drops.items():
+            figures.metrics[f"auc_drop_fraction.{model}.{label}"] = drop
     measure_users(figures, settings, cores)
     return Result(
         command="bench_inference",
@@ -210,14 +216,14 @@ def measure(settings: Settings) -> Result:
             "scales": {name: SCALES[name] * settings.shrink for name in settings.models},
             "cores": cores,
             "load_average_before": load_average,
-            "models": models,
-            "candidates": {c.label: c.precision for c in candidates if c.label not in missing},
             "max_auc_drop": MAX_AUC_DROP,
             "tolerances": TOLERANCES,
-            "largest_difference": differences,
+            "models": [outcome.model for outcome in found.values()],
+            "candidates": {c.label: c.precision for c in candidates if c.label not in missing},
             "missing": missing,
-            "described": described,
-            "movielens_found": movielens_folder() is not None,
+            "described": {model: outcome.described for model, outcome in found.items()},
+            "largest_difference": {model: outcome.differences for model, outcome in found.items()},
+            "rounds": {case.key: case.num_rounds for case in measured},
             "chosen": figures.chosen,
         },
         seed=0,
@@ -227,20 +233,40 @@ def measure(settings: Settings) -> Result:
     )
 
 
-def measure_two_cores(
-    running: Running, model: Model, cores: Sequence[int], settings: Settings
-) -> tuple[list[Measured], Floats]:
-    """Every batch size, and threads over processes of ours in fp32 at 64 items."""
-    for worker in running.workers.values():
-        worker.call("fork")
-    measured, scaling = [], np.empty(0)
-    for items in settings.w2_batches:
-        limits = {"rounds": settings.w2_rounds, "seconds": settings.w2_s}
-        found, ratios = two_cores(running, model, items, cores, **limits)
-        measured.append(found)
-        if items == SCALING_ITEMS:
-            scaling = ratios[OURS[0].label]
-    return measured, scaling
+def measure_model(
+    preset: str, settings: Settings, candidates: Sequence[Candidate], cores: Sequence[int]
+) -> Outcome:
+    """One model on one core, then on two."""
+    case = Case(preset=preset, scale=SCALES[preset] * settings.shrink)
+    measured: list[Measured] = []
+    scaling: Floats | None = None
+    say(f"{case.name}: build and compare")
+    with started(case, candidates, cores[0]) as running:
+        differences, drops = compare(running, settings.gate_batches)
+        model = model_of(running)
+        for ids_from in settings.ids:
+            for items in settings.batches:
+                limits = {"rounds": settings.rounds, "seconds": settings.case_s}
+                measured.append(one_core(running, model, ids_from, items, **limits))
+                say(f"{measured[-1].key}: {measured[-1].num_rounds} rounds")
+        for items in settings.w2_batches if len(cores) > 1 else ():
+            running.fork()
+            limits = {"rounds": settings.w2_rounds, "seconds": settings.w2_s}
+            of_both, ratios = two_cores(running, model, items, cores, **limits)
+            measured.append(of_both)
+            say(f"{of_both.key}: {of_both.num_rounds} rounds")
+            if items == SCALING_ITEMS:
+                scaling = ratios[OURS[0].label]
+    return Outcome(
+        model=model,
+        measured=measured,
+        scaling=scaling,
+        differences=differences,
+        drops=drops,
+        missing=running.missing,
+        described=running.described,
+        busy_fractions=running.busy_fractions,
+    )
 
 
 def say(what: str) -> None:

@@ -57,6 +57,11 @@ class Measured:
         """In names of metrics."""
         return "_".join(filter(None, (self.model.name, self.setting))) + f".b{self.items}"
 
+    @property
+    def num_rounds(self) -> int:
+        """Numbers of each candidate."""
+        return len(next(iter(self.times.values())))
+
 
 @dataclass(slots=True)
 class Figures:

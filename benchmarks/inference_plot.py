@@ -187,7 +187,8 @@ def roofline(result: Result, models: Sequence[Mapping[str, Any]]) -> Panel:
         panel.line([(start, peak), (panel.x[1], peak)], GREY, "6 3")
         panel.words((panel.x[1], peak), f"products in {number}")
     if bandwidth:
-        first, end = max(panel.x[0], panel.y[0] / bandwidth), max(peaks.values()) / bandwidth
+        first, end = max(panel.x[0], panel.y[0] / bandwidth), panel.y[1] / bandwidth / 2
+        end = min(end, panel.x[1])
         if first < end:
             panel.line([(first, first * bandwidth), (end, end * bandwidth)], GREY, "6 3")
     for point, who, model_name in dots:

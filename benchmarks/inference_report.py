@@ -136,11 +136,17 @@ def rates_table(result: Result, case: str) -> list[str]:
 def user_once_table(result: Result) -> list[str]:
     """All features per item and user once side by side."""
     rows = []
-    for model in ("rmc1", "movielens"):
-        ways = [f"us.{model}_user_{way}.b128" for way in ("all_items", "copied", "once")]
-        if ways[0] in result.metrics:
-            rows.append((model, *(f"{result.metrics[name]:,.1f}" for name in ways)))
-    head = ("µs a part", "a user for each item", "the one user copied for each", "the user once")
+    for name in result.metrics:
+        parts = name.split(".")
+        if parts[0] == "user_once_speedup" and len(parts) == 3:
+            _, model, precision = parts
+            ways = ("all_items", "copied", "once")
+            times = (f"us.{model}_user_{way}.b128.tailrank_{precision}" for way in ways)
+            low, high = result.intervals[name]
+            speedup = f"{result.metrics[name]:.2f}x ({low:.2f} to {high:.2f})"
+            cells = (f"{result.metrics[time]:,.1f}" for time in times)
+            rows.append((f"{model} {precision}", *cells, speedup))
+    head = ("µs a part", "a user for each item", "one user copied for each", "user once", "")
     return table(head, rows)
 
 

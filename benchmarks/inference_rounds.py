@@ -54,14 +54,18 @@ class Running:
         )
         return self.workers[candidate.role]
 
+    def fork(self) -> None:
+        """Give every process a twin, once."""
+        for worker in self.workers.values():
+            worker.fork()
+
 
 @contextmanager
-def started(case: Case, candidates: Sequence[Candidate], cores: Sequence[int]) -> Iterator[Running]:
+def started(case: Case, candidates: Sequence[Candidate], core: int) -> Iterator[Running]:
     """Start a process for each role, one after the other: some choose what they run by timing."""
     roles = dict.fromkeys(candidate.role for candidate in candidates)
     workers = {
-        role: Worker(case, role, [c for c in candidates if c.role == role], cores[0])
-        for role in roles
+        role: Worker(case, role, [c for c in candidates if c.role == role], core) for role in roles
     }
     try:
         missing: dict[str, str] = {}

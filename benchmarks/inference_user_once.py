@@ -12,7 +12,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from inference_cases import Case, batch_of, draw_weights, tailrank_ranker
-from inference_metrics import Figures
+from inference_metrics import Figures, Floats
 from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
 from tailrank.features import FeatureBatch, SideFeatures
 from tailrank.inference import Ranker
@@ -30,8 +30,10 @@ from tailrank.models.presets import load_preset
 from tailrank.training.recipe import recipe_for
 
 ITEMS, USER_TABLES = 128, 6
+PRECISIONS = ("fp32", "bf16", "int8")
 TOLERANCE = 1e-5
 _POOL_ITEMS, _CALLS = 16_384, 5
+NextBatch = Callable[[], FeatureBatch]
 
 
 def movielens_folder() -> Path | None:
@@ -44,13 +46,10 @@ def movielens_folder() -> Path | None:
 def measure_rmc1(figures: Figures, scale: float, rounds: int) -> None:
     """RMC1 with users; `all_items` is the preset as the papers have it, of the same weights."""
     case = Case(preset="dlrm-rmc1", scale=scale, user_tables=USER_TABLES)
-    with tempfile.TemporaryDirectory() as folder:
-        model = case.model()
-        ranker = tailrank_ranker(model, "fp32", folder)
-        papers = build_model(load_preset(case.preset, scale=scale), None).eval()
-        assert isinstance(papers, DLRM)
-        papers.load_state_dict(model.state_dict(), assign=True)
-        papers_ranker = tailrank_ranker(papers, "fp32", folder)
+    model = case.model()
+    papers = build_model(load_preset(case.preset, scale=scale), None).eval()
+    assert isinstance(papers, DLRM)
+    papers.load_state_dict(model.state_dict(), assign=True)
     rows, num_tables = case.pool("uniform"), len(model.config.spec.tables)
     values_RFL = rows.values_L.view(rows.num_rows, num_tables, -1)
     draw = Draw(
@@ -61,12 +60,7 @@ def measure_rmc1(figures: Figures, scale: float, rounds: int) -> None:
     def all_items() -> FeatureBatch:
         return batch_of(rows, draw.row(rows.num_rows) // ITEMS, ITEMS)
 
-    ways: dict[str, tuple[Ranker, Callable[[], FeatureBatch]]] = {
-        "once": (ranker, draw.once),
-        "copied": (ranker, lambda: copied(draw.once())),
-        "all_items": (papers_ranker, all_items),
-    }
-    _measure(figures, "rmc1", ways, rounds)
+    _measure(figures, "rmc1", (model, draw.once), (papers, all_items), rounds)
 
 
 def measure_movielens(figures: Figures, folder: Path, rounds: int) -> None:
@@ -76,20 +70,13 @@ def measure_movielens(figures: Figures, folder: Path, rounds: int) -> None:
     model = build_model(recipe_for("dlrm", "movielens").model_config(dataset.spec), None).eval()
     assert isinstance(model, DLRM)
     draw_weights(model, 0)
-    with tempfile.TemporaryDirectory() as temporary:
-        ranker = tailrank_ranker(model, "fp32", temporary)
     draw = Draw(user=rows.user, item=rows.item)
 
     def all_items() -> FeatureBatch:
         users = rows.user.rows(draw.row(rows.num_users - ITEMS), ITEMS)
         return dataclasses.replace(draw.once(), user=users, item_to_user_B=torch.arange(ITEMS))
 
-    ways: dict[str, tuple[Ranker, Callable[[], FeatureBatch]]] = {
-        "once": (ranker, draw.once),
-        "copied": (ranker, lambda: copied(draw.once())),
-        "all_items": (ranker, all_items),
-    }
-    _measure(figures, "movielens", ways, rounds)
+    _measure(figures, "movielens", (model, draw.once), (model, all_items), rounds)
 
 
 class Draw:
@@ -121,14 +108,37 @@ def copied(batch: FeatureBatch) -> FeatureBatch:
 def _measure(
     figures: Figures,
     name: str,
-    ways: dict[str, tuple[Ranker, Callable[[], FeatureBatch]]],
+    with_users: tuple[DLRM, NextBatch],
+    papers: tuple[DLRM, NextBatch],
     rounds: int,
 ) -> None:
-    """The ways in turns, each on batches of its own; CPU time of this thread."""
-    ranker, next_part = ways["once"]
-    part = next_part()
-    difference = float((ranker.rank(part) - ranker.rank(copied(part))).abs().max())
-    assert difference <= TOLERANCE, f"{name}: user once differs by {difference} from copies"
+    """The ways in turns in every precision, each on batches of its own; CPU time of this thread."""
+    model, once = with_users
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            ranker = tailrank_ranker(model, precision, folder)
+            papers_ranker = tailrank_ranker(papers[0], precision, folder)
+        part = once()
+        difference = float((ranker.rank(part) - ranker.rank(copied(part))).abs().max())
+        assert difference <= TOLERANCE, f"{name}: user once differs by {difference} from copies"
+        ways: dict[str, tuple[Ranker, NextBatch]] = {
+            "once": (ranker, once),
+            "copied": (ranker, lambda: copied(once())),
+            "all_items": (papers_ranker, papers[1]),
+        }
+        times = _times(ways, rounds)
+        for key, values in times.items():
+            us = float(np.median(values))
+            figures.metrics[f"us.{name}_user_{key}.b{ITEMS}.tailrank_{precision}"] = us
+        ratios = [times["all_items"] / times["once"]], [times["copied"] / times["once"]]
+        suffixes = (f".{precision}", "") if precision == "fp32" else (f".{precision}",)
+        for suffix in suffixes:
+            figures.add(f"user_once_speedup.{name}{suffix}", ratios[0])
+            figures.add(f"user_once_speedup_over_copies.{name}{suffix}", ratios[1])
+
+
+def _times(ways: Mapping[str, tuple[Ranker, NextBatch]], rounds: int) -> dict[str, Floats]:
+    """Microseconds of each way, one number a round."""
     times = {key: np.empty(rounds) for key in ways}
     for number in range(rounds):
         for key, (ranker, next_batch) in ways.items():
@@ -140,10 +150,7 @@ def _measure(
                 ranker.rank(batch)
                 samples.append((time.thread_time_ns() - started) / 1e3)
             times[key][number] = np.median(samples)
-    for key, values in times.items():
-        figures.metrics[f"us.{name}_user_{key}.b{ITEMS}"] = float(np.median(values))
-    figures.add(f"user_once_speedup.{name}", [times["all_items"] / times["once"]])
-    figures.add(f"user_once_speedup_over_copies.{name}", [times["copied"] / times["once"]])
+    return times
 
 
 def _side(dense_RN: Tensor, values_RFL: Tensor) -> SideFeatures:

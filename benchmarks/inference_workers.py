@@ -9,6 +9,7 @@ twin shares the tables of its process, so that two processes need no second copy
 from __future__ import annotations
 
 import importlib
+import math
 import multiprocessing
 import os
 import statistics
@@ -70,14 +71,9 @@ class Candidate:
     suffix: str = ""
 
     @property
-    def kind(self) -> str:
-        """In names of metrics, without the precision: `compiled`, `compiled_tuned`."""
-        return self.module.rpartition(".")[2] + self.suffix
-
-    @property
     def label(self) -> str:
-        """In names of metrics."""
-        return f"{self.kind}_{slug(self.precision)}"
+        """In names of metrics: `compiled_frozen_bf16`."""
+        return f"{self.module.rpartition('.')[2]}{self.suffix}_{slug(self.precision)}"
 
 
 def slug(precision: str) -> str:
@@ -106,11 +102,18 @@ class Worker:
             self._process.start()
         theirs.close()
         twins.close()
+        self._has_twin = False
 
     def call(self, method: str, *arguments: object) -> Any:
         """Run a method of `_Session` there."""
         self.send(method, *arguments)
         return self.receive()
+
+    def fork(self) -> None:
+        """Make a twin, once: a process that shares the memory of this one."""
+        if not self._has_twin:
+            self.call("fork")
+            self._has_twin = True
 
     def send(self, method: str, *arguments: object, twin: bool = False) -> None:
         """Begin a call."""
@@ -121,7 +124,10 @@ class Worker:
         connection = self._twin if twin else self._connection
         if not connection.poll(_REPLY_S):
             raise TimeoutError(f"no answer in {_REPLY_S} s")
-        value, error = connection.recv()
+        try:
+            value, error = connection.recv()
+        except EOFError:
+            raise RuntimeError("a process of candidates ended: too little memory?") from None
         if error is not None:
             raise RuntimeError(error)
         return value
@@ -230,12 +236,14 @@ class _Session:
         """
         prepared = self._prepared(label, ids_from, items, first, calls + 1)
         prepared.pop()()  # brings the weights back, as the call before does in a server
-        samples, began_ns = [], time.monotonic_ns()
+        samples = []
+        wall_ns, own_ns = time.monotonic_ns(), time.process_time_ns()
         for call in prepared:
             started_ns = time.process_time_ns()
             call()
             samples.append((time.process_time_ns() - started_ns) / 1e3)
-        busy_fraction = 1.0 - sum(samples) * 1e3 / (time.monotonic_ns() - began_ns)
+        own_ns, wall_ns = time.process_time_ns() - own_ns, time.monotonic_ns() - wall_ns
+        busy_fraction = max(0.0, 1.0 - own_ns / wall_ns)
         return statistics.median(samples), busy_fraction
 
     def stream(
@@ -244,34 +252,26 @@ class _Session:
         """Make streams ready, one thread for each of `cores`; `run` starts them."""
         count = max(2, _STREAM_ITEMS // items)
         self._streams = [
-            (core, self._prepared(label, "uniform", items, first + at * count, count))
+            _Stream(
+                self._prepared(label, "uniform", items, first + at * count, count), core, seconds
+            )
             for at, core in enumerate(cores)
         ]
-        self._stream_items, self._stream_s = items, seconds
+        for stream in self._streams:
+            stream.start()
+        for stream in self._streams:
+            stream.ready.wait()
+        self._stream_items = items
 
     def run(self, start_s: float) -> float:
-        """Items per second of wall time from all threads together, begun at that time."""
-        rates = [0.0] * len(self._streams)
-
-        def flow(at: int) -> None:
-            core, calls = self._streams[at]
-            os.sched_setaffinity(0, {core})
-            num_calls = 0
-            with torch.inference_mode():
-                calls[0]()
-                time.sleep(max(0.0, start_s - time.monotonic()))
-                started = time.monotonic()
-                while (now := time.monotonic()) < start_s + self._stream_s:
-                    calls[num_calls % len(calls)]()
-                    num_calls += 1
-            rates[at] = num_calls * self._stream_items / (now - started)
-
-        threads = [threading.Thread(target=flow, args=(at,)) for at in range(len(rates))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(rates)
+        """Items per second of wall time from all streams together, begun at that time."""
+        for stream in self._streams:
+            stream.begin(start_s)
+        for stream in self._streams:
+            stream.join()
+        rate = self._stream_items * sum(stream.calls_per_s for stream in self._streams)
+        assert not math.isnan(rate), "a stream failed; its error is above"
+        return rate
 
     def _prepared(
         self, label: str, ids_from: IdsFrom, items: int, first: int, count: int
@@ -283,3 +283,37 @@ class _Session:
         if ids_from not in self._pools:
             self._pools = {ids_from: self._case.pool(ids_from)}
         return self._pools[ids_from]
+
+
+class _Stream(threading.Thread):
+    """One batch after the other on a core of its own, warmed up before it is `ready`."""
+
+    def __init__(self, calls: Sequence[Callable[[], object]], core: int, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.ready = threading.Event()
+        self.calls_per_s = math.nan
+        self._calls, self._core, self._seconds = calls, core, seconds
+        self._start_s, self._begun = 0.0, threading.Event()
+
+    def begin(self, start_s: float) -> None:
+        """Let it start at that time."""
+        self._start_s = start_s
+        self._begun.set()
+
+    def run(self) -> None:
+        """Warm up, wait, and call until the time is over, once at least."""
+        os.sched_setaffinity(0, {self._core})
+        with torch.inference_mode():
+            try:
+                self._calls[0]()
+            finally:
+                self.ready.set()
+            self._begun.wait()
+            time.sleep(max(0.0, self._start_s - time.monotonic()))
+            started_s = now_s = time.monotonic()
+            num_calls = 0
+            while num_calls == 0 or now_s < started_s + self._seconds:
+                self._calls[num_calls % len(self._calls)]()
+                num_calls += 1
+                now_s = time.monotonic()
+        self.calls_per_s = num_calls / (now_s - started_s)

@@ -1,9 +1,9 @@
 """`torch.compile` of the modules: as shipped, and as someone who tunes it would.
 
-As shipped: the modules of eager_modules.py and nothing else said. Tuned: one merged table (on huge
-pages where the process asks for them), weights frozen and packed for oneDNN. Inductor's own
-templates for products, chosen by timing, took 13 to 33 seconds a batch size and won at none but 1,
-where plain torch operators are faster still (`expert_torch`).
+As shipped: the modules of eager_modules.py, nothing else said but how often to compile. Tuned: one
+merged table (on huge pages where the process asks for them), weights frozen and packed for oneDNN.
+Inductor's own templates for products, chosen by timing, took 13 to 33 seconds a batch size and won
+at none but 1, where plain torch operators are faster still (`expert_torch`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class MergedModules(nn.Module):
 
 def scorer(model: DLRM, precision: str, *, tuned: bool) -> Prepare:
     """Both in fp32 or bf16; `tuned` sets Inductor's freezing for the whole process."""
+    # Batch sizes, number formats and threads count together; beyond the limit nothing is compiled.
+    dynamo.recompile_limit = 64
     if tuned:
         return _frozen(model, _DTYPES[precision])
     modules = EagerModules(model, precision)
@@ -58,8 +60,6 @@ def scorer(model: DLRM, precision: str, *, tuned: bool) -> Prepare:
 def _frozen(model: DLRM, dtype: torch.dtype) -> Prepare:
     # Dynamo reads the setting itself: as an option of one compilation it is not obeyed.
     inductor.freezing = True
-    # Both number formats of one class and every batch size count together.
-    dynamo.recompile_limit = 64
     merged = MergedModules(model, dtype)
     table_VD = model.tables.weight_VD.detach().to(dtype)
     first_F = torch.tensor(list(model.tables.first_row.values()))

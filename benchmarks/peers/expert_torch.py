@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from inference_cases import Prepare, formats
 from tailrank.features import FeatureBatch
+from tailrank.kernels import onednn
 from tailrank.models.dlrm import DLRM
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,6 +96,7 @@ def _layer(linear: nn.Linear, dense: str, rectified: bool, *, mkl: bool) -> Step
         if rectified:
             return lambda x_BN: torch.addmm(bias_M, x_BN, transposed).relu_()
         return lambda x_BN: torch.addmm(bias_M, x_BN, transposed)
+    onednn.require(weight_MN.dtype)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight_MN, _ROWS)
     ending: list[Any] = ["relu" if rectified else "none", [], ""]
     return lambda x_BN: torch.ops.mkldnn._linear_pointwise(x_BN, packed, bias_M, *ending)
