@@ -1,7 +1,7 @@
 """Quality on real queries: DLRM beside the yardsticks on MovieLens-1M, three seeds each.
 
 Settings are those of `tailrank train MODEL --data movielens:…` (the recipes), found on validation
-rows only. Each model trains on five sevenths of every user's rows, stops on a seventh and scores
+rows only. Each model trains on five sevenths of every user's queries, stops on a seventh and scores
 the last seventh once per seed. Differences of the means over seeds have paired bootstrap intervals
 over users; `lead_in_spreads` is the difference over the larger of the two spreads between seeds.
 

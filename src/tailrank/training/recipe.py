@@ -108,6 +108,15 @@ _ANY_DATA = {
         architecture="logistic_regression", data=DataSettings(embedding_dim=1)
     ),
 }
+# Rates stay constant, so the weights to keep are a mean: on validation rows it raised grouped AUC
+# by 0.001 to 0.002 for a factorisation machine and by 0.003 to 0.005 for a DLRM.
+_MOVIELENS = TrainingConfig(
+    batch_items=1024,
+    epochs=15,
+    average_fraction=0.1,
+    evaluate_every=350,
+    select_by="grouped_auc",
+)
 # Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
 RECIPES = {
     ("dlrm", "criteo"): Recipe(
@@ -120,9 +129,8 @@ RECIPES = {
     # Vectors side by side: here an MLP on their products learns the training rows by heart.
     ("dlrm", "movielens"): Recipe(
         sizes={"interaction": "cat", "top_mlp": (128, 64)},
-        training=TrainingConfig(
-            batch_items=1024, epochs=15, lr=0.01, table_lr=0.1, table_l2=6e-5, evaluate_every=350
-        ),
+        data=DataSettings(embedding_dim=32),
+        training=replace(_MOVIELENS, lr=0.01, table_lr=0.1, table_l2=4e-5, average_fraction=0.2),
     ),
     ("dlrm", "synthetic"): Recipe(
         training=TrainingConfig(
@@ -161,35 +169,16 @@ RECIPES = {
     ("logistic_regression", "movielens"): Recipe(
         architecture="logistic_regression",
         data=DataSettings(embedding_dim=1),
-        training=TrainingConfig(
-            batch_items=1024, epochs=15, lr=0.1, table_lr=0.1, evaluate_every=350
-        ),
+        training=replace(_MOVIELENS, lr=0.1, table_lr=0.1),
     ),
     ("matrix_factorization", "movielens"): Recipe(
         architecture="matrix_factorization",
-        data=DataSettings(embedding_dim=17, features=("user_id", "movie_id")),
-        training=TrainingConfig(
-            batch_items=1024, epochs=15, lr=0.1, table_lr=0.1, table_l2=3e-5, evaluate_every=350
-        ),
+        data=DataSettings(embedding_dim=33, features=("user_id", "movie_id")),
+        training=replace(_MOVIELENS, lr=0.1, table_lr=0.1, table_l2=3e-5),
     ),
-    # Without the history, which its pairs are worse for on validation rows.
     ("factorization_machine", "movielens"): Recipe(
         architecture="factorization_machine",
-        data=DataSettings(
-            embedding_dim=17,
-            features=(
-                "user_id",
-                "gender",
-                "age",
-                "occupation",
-                "zip",
-                "movie_id",
-                "genres",
-                "year",
-            ),
-        ),
-        training=TrainingConfig(
-            batch_items=1024, epochs=15, lr=0.1, table_lr=0.1, table_l2=1e-5, evaluate_every=350
-        ),
+        data=DataSettings(embedding_dim=17),
+        training=replace(_MOVIELENS, lr=0.1, table_lr=0.1),
     ),
 }
