@@ -193,10 +193,10 @@ def test_export_keeps_quality_or_refuses(model: Path, tmp_path: Path, capsys) ->
 def test_an_export_that_ranks_worse_is_refused(
     model: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    def ruin(rows_VD: torch.Tensor, row_format: str) -> torch.Tensor:
+    def ruin(rows_VD: torch.Tensor, row_format: str, first_row: int) -> torch.Tensor:
         return torch.randn(rows_VD.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
 
-    monkeypatch.setattr("tailrank.inference.artifact.write_rows", ruin)
+    monkeypatch.setattr("tailrank.inference.table_file.write_rows", ruin)
     data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
     out = tmp_path / "refused"
     words = ["export", str(model), "--precision", "rows=bf16", "--data", data, "--out", str(out)]

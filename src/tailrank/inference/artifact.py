@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from tailrank.core.errors import ConfigError, DataError
 from tailrank.core.files import missing_file, replace_text
 from tailrank.inference.precision import Precision
-from tailrank.inference.table_file import TENSOR_NAME, ByteProgress, read_tables
-from tailrank.kernels.row_formats import FLOATS, write_rows
+from tailrank.inference.table_file import ByteProgress, read_tables, write_tables
+from tailrank.kernels.row_formats import FLOATS
 from tailrank.models import ModelConfig, RankingModel, config_from_dict
 from tailrank.models.registry import config_to_dict
 
@@ -60,6 +60,7 @@ def save_artifact(
     *,
     training: dict[str, Any],
     precision: Precision | None = None,
+    progress: ByteProgress = lambda done, total: None,
 ) -> None:
     """Write `model` into the folder `path`, which exists.
 
@@ -68,6 +69,10 @@ def save_artifact(
         model: its weights are converted to `precision` on the way.
         training: see `ArtifactRecord`.
         precision: number formats; default fp32.
+        progress: told the bytes of tables written so far, and all.
+
+    Raises:
+        ConfigError: a number that the precision cannot hold.
     """
     precision = precision or Precision()
     dense_dtype = FLOATS.get(precision.dense, torch.float32)
@@ -77,17 +82,15 @@ def save_artifact(
         if not name.startswith("tables.")
     }
     save_file(dense, path / WEIGHTS_FILE)
-    rows = model.tables.weight_VD.detach()
-    if precision.rows != "fp32":
-        rows = write_rows(rows, precision.rows)
-    save_file({TENSOR_NAME: rows.contiguous()}, path / TABLES_FILE)
+    rows_VD = model.tables.weight_VD
+    tables_digest = write_tables(path / TABLES_FILE, rows_VD, precision.rows, progress)
     record = {
         "format_version": FORMAT_VERSION,
         "model": config_to_dict(model.config),
         "precision": precision.to_dict(),
         "training": training,
         "quality_gate": {},
-        "sha256": {name: _sha256(path / name) for name in (WEIGHTS_FILE, TABLES_FILE)},
+        "sha256": {WEIGHTS_FILE: _sha256(path / WEIGHTS_FILE), TABLES_FILE: tables_digest},
     }
     replace_text(path / MODEL_FILE, json.dumps(record, indent=2) + "\n")
 

@@ -1,7 +1,8 @@
-"""Reads `tables.safetensors` once: every block goes straight to where it stays and is hashed there.
+"""Reads and writes `tables.safetensors` in one pass: every block is hashed where it lies.
 
 The format is safetensors: the length of a header in 8 bytes, the header in JSON, then the numbers.
-Its own readers map the file, so that hashing and copying would each read it. Knows no model.
+Its own readers map the file, so that hashing and copying would each read it, and its own writer
+holds all numbers twice. Knows no model.
 
 Legend: V rows of all tables, D dim, K columns of a stored row.
 """
@@ -19,7 +20,15 @@ import torch
 from torch import Tensor
 
 from tailrank.core.errors import DataError
-from tailrank.kernels.row_formats import RowFormat, columns, dtype_of, format_of, read_rows
+from tailrank.kernels.row_formats import (
+    RowFormat,
+    columns,
+    dtype_of,
+    format_of,
+    read_rows,
+    row_bytes,
+    write_rows,
+)
 
 TENSOR_NAME = "weight"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8}
@@ -69,25 +78,74 @@ def read_tables(
                 wanted = f"{(num_rows, width)} in {dtype_of(row_format)}"
                 raise DataError(file, f"{given}; expected {wanted}")
             digest = hashlib.sha256(header.content)
-            row_bytes = width * header.dtype.itemsize
-            block_rows = max(1, _BLOCK_BYTES // max(row_bytes, 1))
+            stored_bytes = row_bytes(row_format, dim)
+            block_rows = max(1, _BLOCK_BYTES // max(stored_bytes, 1))
             as_stored = format_of(weight_VK, dim) == row_format
             in_place = as_stored and weight_VK.is_cpu
             scratch_VK = torch.empty(0 if in_place else block_rows, width, dtype=header.dtype)
             for first in range(0, num_rows, block_rows):
                 target_VK = weight_VK.detach()[first : first + block_rows]
                 block_VK = target_VK if in_place else scratch_VK[: len(target_VK)]
-                content = memoryview(block_VK.view(torch.uint8).numpy().data).cast("B")
+                content = _bytes_of(block_VK)
                 _fill(content, stream, file)
                 digest.update(content)
                 if not in_place:
                     target_VK.copy_(block_VK if as_stored else read_rows(block_VK, row_format, dim))
-                progress((first + len(target_VK)) * row_bytes, header.num_bytes)
+                progress((first + len(target_VK)) * stored_bytes, header.num_bytes)
     except FileNotFoundError:
         raise DataError(file, "missing from the artifact") from None
     except OSError as error:
         raise DataError(file, f"not readable ({error.strerror})") from None
     return digest.hexdigest()
+
+
+def write_tables(
+    file: Path,
+    rows_VD: Tensor,
+    row_format: RowFormat,
+    progress: ByteProgress = lambda done, total: None,
+) -> str:
+    """Write rows in a format, block by block.
+
+    Args:
+        file: to be written; call inside `core.files.replace_directory` to have it whole or absent.
+        rows_VD: fp32 on the CPU.
+        row_format: how to store them.
+        progress: told the bytes written so far, and all.
+
+    Returns:
+        str: hex digest of the sha256 of the whole file.
+
+    Raises:
+        ConfigError: a number that the format cannot hold; names the row.
+    """
+    num_rows, dim = rows_VD.shape
+    num_bytes = num_rows * row_bytes(row_format, dim)
+    tensor = {
+        "dtype": next(name for name, dtype in _DTYPES.items() if dtype is dtype_of(row_format)),
+        "shape": [num_rows, columns(row_format, dim)],
+        "data_offsets": [0, num_bytes],
+    }
+    text = json.dumps({TENSOR_NAME: tensor}).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned where the file is mapped
+    header = len(text).to_bytes(8, "little") + text
+    digest, done = hashlib.sha256(header), 0
+    block_rows = max(1, _BLOCK_BYTES // max(row_bytes("fp32", dim), 1))
+    with file.open("wb") as stream:
+        stream.write(header)
+        for first in range(0, num_rows, block_rows):
+            block_VD = rows_VD.detach()[first : first + block_rows]
+            content = _bytes_of(write_rows(block_VD, row_format, first_row=first))
+            stream.write(content)
+            digest.update(content)
+            done += len(content)
+            progress(done, num_bytes)
+    return digest.hexdigest()
+
+
+def _bytes_of(rows_VK: Tensor) -> memoryview:
+    """The memory of contiguous rows."""
+    return memoryview(rows_VK.view(torch.uint8).numpy().data).cast("B")
 
 
 def _read_header(stream: BinaryIO, file: Path) -> _Header:

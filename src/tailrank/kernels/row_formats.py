@@ -75,7 +75,9 @@ def read_rows(rows_VK: Tensor, row_format: RowFormat, dim: int) -> Tensor:
     return ends[:, :1].float() * codes_VD.float() + ends[:, 1:].float()
 
 
-def write_rows(rows_VD: Tensor, row_format: RowFormat, out_VK: Tensor | None = None) -> Tensor:
+def write_rows(
+    rows_VD: Tensor, row_format: RowFormat, out_VK: Tensor | None = None, *, first_row: int = 0
+) -> Tensor:
     """Rows of numbers as the format stores them, block by block.
 
     A quantised number differs from the given one by at most half its row's scale, and by what fp32
@@ -87,6 +89,7 @@ def write_rows(rows_VD: Tensor, row_format: RowFormat, out_VK: Tensor | None = N
         rows_VD: fp32.
         row_format: what to write.
         out_VK: where to write; None: memory of its own.
+        first_row: what the first row is called in messages.
 
     Returns:
         Tensor (V, K): `out_VK`.
@@ -111,7 +114,7 @@ def write_rows(rows_VD: Tensor, row_format: RowFormat, out_VK: Tensor | None = N
             largest = float(rows_VD[row].abs().max())
             limit = "65504" if row_format in ("fp16", "int4") else "1.7e38"
             allowed = f"numbers up to {limit} for {row_format} rows"
-            raise ConfigError(f"row {row}", largest, allowed)
+            raise ConfigError(f"row {first_row + row}", largest, allowed)
     return out_VK
 
 

@@ -114,7 +114,13 @@ class QualityGate:
             ConfigError: it does not fit into memory, or cannot hold a number of the model.
         """
         self._progress.begin(f"write in {precision}")
-        save_artifact(folder, self._model, training=self.record.training, precision=precision)
+        save_artifact(
+            folder,
+            self._model,
+            training=self.record.training,
+            precision=precision,
+            progress=self._progress.count_bytes,
+        )
         ranker = self.fp32
         if precision != Precision():
             self._progress.begin(f"load in {precision}")

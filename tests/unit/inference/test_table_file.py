@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from tailrank.core.errors import DataError
+from tailrank.core.errors import ConfigError, DataError
 from tailrank.inference import table_file
-from tailrank.inference.table_file import read_tables
+from tailrank.inference.table_file import read_tables, write_tables
 from tailrank.kernels.row_formats import (
     ROW_FORMATS,
     RowFormat,
@@ -50,6 +50,37 @@ def test_rows_come_as_stored_or_in_fp32_with_the_digest_of_the_file(
     numbers_VD = torch.zeros(ROWS, DIM)
     assert read_tables(file, numbers_VD, row_format, DIM) == digest
     assert torch.equal(numbers_VD, read_rows(rows_VK, row_format, DIM))
+
+
+@pytest.mark.parametrize("block_bytes", [1, 700, 1 << 20])
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
+def test_what_is_written_is_safetensors_with_the_digest_of_the_file(
+    tmp_path: Path, row_format: RowFormat, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_file, "_BLOCK_BYTES", block_bytes)
+    file, rows_VD = tmp_path / "mine", torch.randn(ROWS, DIM)
+    told: list[tuple[int, int]] = []
+    digest = write_tables(file, rows_VD, row_format, lambda *at: told.append(at))
+    assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    stored = load_file(file)
+    assert list(stored) == ["weight"]
+    rows_VK = write_rows(rows_VD, row_format)
+    assert torch.equal(stored["weight"], rows_VK)
+    assert told == sorted(told)
+    assert told[-1] == (rows_VK.nbytes, rows_VK.nbytes)
+    read_VK = torch.zeros_like(rows_VK)
+    assert read_tables(file, read_VK, row_format, DIM) == digest
+    assert torch.equal(read_VK, rows_VK)
+
+
+def test_a_number_that_cannot_be_written_is_named_by_its_row_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_file, "_BLOCK_BYTES", 700)
+    rows_VD = torch.randn(ROWS, DIM)
+    rows_VD[87, 2] = float("nan")
+    with pytest.raises(ConfigError, match="row 87"):
+        write_tables(tmp_path / "tables", rows_VD, "int8")
 
 
 def test_the_header_may_hold_metadata(tmp_path: Path) -> None:
