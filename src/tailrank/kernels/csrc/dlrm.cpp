@@ -88,7 +88,8 @@ DlrmFault Dlrm::score(const SideRows& user, const SideRows& item,
                       const std::int64_t* user_of_item_B, float* probabilities_B) const {
   const auto lease = spaces_.lease();
   WorkSpace& space = *lease;
-  if (user_.width || bottom_.user) {
+  // A single vector gives the block nothing, but the items' products read it.
+  if (user_.num_vectors || bottom_.user) {
     for (std::int64_t b = 0; b < item.num_rows; ++b)
       if (user_of_item_B[b] < 0 || user_of_item_B[b] >= user.num_rows)
         return {DlrmFault::bad_user, Side::item, b, 0};
