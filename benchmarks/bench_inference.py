@@ -18,8 +18,8 @@ takes cache and memory bandwidth.
 Then two cores, uniform ids: two streams of batches, wall time, as two threads of one process and as
 two processes that share the tables; each candidate has the better of both. `thread_scaling.w2` is
 threads over processes of ours. Then the user's side once (`inference_user_once.py`), apart from all
-that. A precision of ours passes the gate if the AUC on labels drawn from the fp32 scores drops by
-no more than 0.1 %, relative.
+that. A precision passes the gate if the AUC, expected for labels that are 1 with the probability
+that the fp32 model says, drops by no more than 0.1 %, relative.
 
     python benchmarks/bench_inference.py [--quick] [--only MODEL] [--json PATH]
 
