@@ -109,23 +109,21 @@ void to_bf16(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, 
 
 // The codes of a row run from its least number, or 0, to its largest, or 0: after a ReLU, zero is 0.
 RowScale row_scale(const float* x_K, int width) {
-  vec low{}, high{}, difference{};
+  constexpr std::int32_t kInfinity = 0x7f800000;
+  vec low{}, high{};
+  ivec sizes{};  // bits without the sign, which stand in the order of the numbers, NaN last
   const auto take = [&](vec x) {
-    low = x < low ? x : low;
-    high = x > high ? x : high;
-    difference += x - x;  // NaN for what is not finite
+    low = least_of(x, low);
+    high = largest_of(x, high);
+    sizes = largest_of(reinterpret_cast<ivec>(x) & 0x7fffffff, sizes);
   };
   int k = 0;
   for (; k + L <= width; k += L) take(load<vec>(x_K + k));
   if (k < width) take(load_first(x_K + k, width - k));
-  float least = 0.0f, largest = 0.0f, broken = 0.0f;
-  for (int lane = 0; lane < L; ++lane) {
-    least = low[lane] < least ? low[lane] : least;
-    largest = high[lane] > largest ? high[lane] : largest;
-    broken += difference[lane];
-  }
-  const float scale = scale_of(largest / 255.0f - least / 255.0f) + broken;
-  if (!(scale > 0.0f)) return {scale, 0};
+  if (over_lanes(sizes, largest_of<ivec>) >= kInfinity) return {__builtin_nanf(""), 0};
+  const float least = over_lanes(low, least_of<vec>), largest = over_lanes(high, largest_of<vec>);
+  const float scale = scale_of(largest / 255.0f - least / 255.0f);
+  if (scale == 0.0f) return {0.0f, 0};
   return {scale, -nearest(broadcast(least * (1.0f / scale)))[0]};
 }
 

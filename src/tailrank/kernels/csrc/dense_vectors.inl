@@ -71,6 +71,28 @@ inline ivec nearest(vec x) {
   return reinterpret_cast<ivec>(rounded(x) + kShift) - 0x4b400000;
 }
 
+template <typename V>
+inline V least_of(V a, V b) {
+  return a < b ? a : b;
+}
+
+template <typename V>
+inline V largest_of(V a, V b) {
+  return a > b ? a : b;
+}
+
+alignas(64) constexpr std::int32_t kLanes[] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                               8, 9, 10, 11, 12, 13, 14, 15};
+
+// One number from all lanes: `pick` is given halves, quarters and so on.
+template <typename V>
+inline auto over_lanes(V x, V (*pick)(V, V)) {
+#pragma GCC unroll 4
+  for (int half = L / 2; half > 0; half /= 2)
+    x = pick(x, __builtin_shuffle(x, load<ivec>(kLanes) ^ half));
+  return x[0];
+}
+
 constexpr int vectors_of(int width) { return (width + L - 1) / L; }
 
 // The first `count` floats, and 0 behind them.
