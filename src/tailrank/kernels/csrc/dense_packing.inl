@@ -132,8 +132,10 @@ void to_int8(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, 
   for (std::int64_t row = 0; row < num_rows; ++row) {
     const float* x = x_BK + row * x_stride;
     std::uint8_t* y = out + row * out_stride;
-    const RowScale own = row_scale(x, width);
-    row_scales[row] = own;
+    // A row ahead: a scale takes long to compute, and the codes of another row hide that.
+    if (row == 0) row_scales[0] = row_scale(x, width);
+    if (row + 1 < num_rows) row_scales[row + 1] = row_scale(x + x_stride, width);
+    const RowScale own = row_scales[row];
     const vec inverse = broadcast(own.scale > 0.0f ? 1.0f / own.scale : 0.0f);
     const auto codes = [&](vec numbers) {
       const ivec code = nearest(numbers * inverse) + own.zero;
