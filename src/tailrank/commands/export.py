@@ -84,8 +84,10 @@ def export(
             else:
                 judged, scored, _ = gate.judge(wanted, workspace)
         rows = [] if found is None else precision_rows(found)
-        if rows:
+        if found is not None:
             console.show(precision_table(rows))
+            for name, reason in found.unavailable.items():
+                console.note(f"{name}: not tried, {reason}")
         console.note(
             f"AUC on the {split} rows: {gate.auc_fp32:.5f} in fp32, {judged.auc:.5f} in "
             f"{judged.precision}: a drop of {judged.auc_drop_fraction:.4%}, of {max_auc_drop:.4%} "

@@ -13,7 +13,7 @@ import torch
 
 from tailrank.characterization.payloads import QueryPool
 from tailrank.characterization.ranker_timing import time_rankers
-from tailrank.core.errors import BackendUnavailable
+from tailrank.core.errors import BackendUnavailable, ConfigError, RequestError
 from tailrank.inference.dense_layers import stacks_of
 from tailrank.inference.precision import DENSE_FORMATS, Precision
 from tailrank.kernels.row_formats import ROW_FORMATS
@@ -49,8 +49,9 @@ class Found:
     """The outcome of a search.
 
     Args:
-        trials: of every precision that runs here, in the order of the search.
-        unavailable: the others, and why they do not.
+        trials: of every precision that this host runs and that holds the model, in the order of
+            the search.
+        unavailable: the others, and why they are.
         chosen: see `find_precision`.
         scored: its held-out rows.
         folder: its artifact.
@@ -104,7 +105,7 @@ def find_precision(
         folder.mkdir()
         try:
             judged, scored, ranker = gate.judge(precision, folder)
-        except BackendUnavailable as error:
+        except (BackendUnavailable, ConfigError, RequestError) as error:
             unavailable[str(precision)] = str(error)
             shutil.rmtree(folder)
             continue
@@ -114,6 +115,7 @@ def find_precision(
             pool,
             progress=lambda done, total: progress.count(done, total, "rounds"),
         )
+        del ranker  # or the next would be loaded beside it
         trial = _trial(judged, times.of[str(precision)], times.of["fp32"], times.num_items)
         trials.append(trial)
         leading.append((trial, scored, folder))

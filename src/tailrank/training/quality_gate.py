@@ -6,7 +6,6 @@ precision's own artifact is written first, so what is judged is what is given ou
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,7 +75,8 @@ class QualityGate:
 
     Raises:
         DataError: missing or damaged artifact.
-        ConfigError: it does not fit into memory, or the rows have no AUC.
+        RequestError: it does not fit into memory.
+        ConfigError: the rows have no AUC, or one of 0.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class QualityGate:
         self._dataset, self._split = dataset, split
         self._max_auc_drop, self._progress = max_auc_drop, progress
         self._before = self._score(self.fp32, "fp32").compute()
-        if math.isnan(self._before.auc):
-            allowed = f"{split} rows of both classes, to judge a drop by"
+        if not self._before.auc > 0:  # or NaN
+            allowed = f"{split} rows of both classes, with an AUC above 0, to judge a drop by"
             raise ConfigError("--data", dataset.name, allowed)
         self.auc_fp32 = self._before.auc
 
@@ -111,7 +111,8 @@ class QualityGate:
 
         Raises:
             BackendUnavailable: this host cannot run the precision.
-            ConfigError: it does not fit into memory, or cannot hold a number of the model.
+            RequestError: it does not fit into memory.
+            ConfigError: it cannot hold a number of the model, or gives scores that are none.
         """
         self._progress.begin(f"write in {precision}")
         save_artifact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from tailrank.characterization.payloads import QueryPool
 from tailrank.characterization.ranker_timing import RankerTimes
-from tailrank.core.errors import BackendUnavailable, ConfigError
+from tailrank.core.errors import BackendUnavailable, ConfigError, RequestError
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.inference import load
 from tailrank.inference.artifact import read_record, save_artifact
@@ -102,9 +103,12 @@ def rows_scored(scores: list[float], labels: list[bool]) -> BinaryMetrics:
     return scored
 
 
-def test_rows_of_one_class_judge_nothing(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_class = rows_scored([0.1, 0.2], [True, True])
-    monkeypatch.setattr(quality_gate, "evaluate_ranker", lambda *arguments: one_class)
+@pytest.mark.parametrize("labels", [[True, True], [True, False]], ids=["one class", "AUC 0"])
+def test_rows_without_an_auc_to_lose_judge_nothing(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, labels: list[bool]
+) -> None:
+    rows = rows_scored([0.1, 0.2], labels)
+    monkeypatch.setattr(quality_gate, "evaluate_ranker", lambda *arguments: rows)
     with pytest.raises(ConfigError, match="test rows of both classes"):
         gate_of(artifact)
 
@@ -175,17 +179,51 @@ def test_what_the_gate_refuses_is_timed_but_not_chosen(
     assert found.chosen is int8
 
 
+@pytest.mark.parametrize(
+    "error", [BackendUnavailable("no such instructions"), RequestError("memory", "8 GB needed")]
+)
 def test_what_does_not_run_here_is_told_and_left_out(
-    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(path: Path, **options: object) -> None:
-        raise BackendUnavailable("no such instructions")
+        raise error
 
     monkeypatch.setattr("tailrank.training.quality_gate.load", refuse)
     found = search(artifact, tmp_path, monkeypatch, {"rows=int8": 10.0})
-    assert found.unavailable == {"rows=int8,dense=fp32": "no such instructions"}
+    assert found.unavailable == {"rows=int8,dense=fp32": str(error)}
     assert found.chosen.judged.precision == Precision()
     assert [path.name for path in found.folder.parent.iterdir()] == ["fp32"]
+
+
+def test_a_format_that_cannot_hold_the_model_is_told_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(CONFIG, seed=1)
+    model.tables.weight_VD.data[7, 3] = -1e5
+    artifact = tmp_path / "fp32"
+    artifact.mkdir()
+    save_artifact(artifact, model, training={})
+    found = search(artifact, tmp_path, monkeypatch, {"rows=int4": 10.0, "rows=bf16": 20.0})
+    (reason,) = found.unavailable.values()
+    assert "row 7" in reason
+    assert "int4" in reason
+    assert found.chosen.judged.precision == Precision(rows="bf16")
+
+
+def test_a_ranker_that_was_timed_is_gone_before_the_next_is_loaded(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[object]] = []
+
+    def load_alone(path: Path, **options: object) -> object:
+        assert not any(earlier() for earlier in loaded)
+        ranker, record = load(path, **options)
+        loaded.append(weakref.ref(ranker))
+        return ranker, record
+
+    monkeypatch.setattr("tailrank.training.quality_gate.load", load_alone)
+    search(artifact, tmp_path, monkeypatch, {"rows=bf16": 60.0, "rows=int8": 50.0})
+    assert len(loaded) == 2
 
 
 def test_formats_of_layers_are_tried_where_there_are_layers() -> None:
