@@ -17,7 +17,7 @@ import torch
 from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel, build_model
 from tailrank.training.config import TrainingConfig
-from tailrank.training.loop import check_labels, check_selection, check_warmup
+from tailrank.training.loop import check_rows, check_selection, check_warmup
 from tailrank.training.recipe import Recipe
 from tailrank.training.step import TrainStep
 
@@ -61,14 +61,14 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
 
     Raises:
         ConfigError: a setting is wrong.
-        DataError: a row cannot be used, or all are of one class.
+        DataError: a row cannot be used, all are of one class, or a split has none.
     """
     config = recipe.training
     num_rows = {split: dataset.num_rows((split,)) for split in SPLITS}
     steps_per_epoch = config.steps_per_epoch(num_rows["train"])
     steps = config.steps_planned(num_rows["train"])
     check_warmup(config, max(config.epochs * steps_per_epoch, steps))
-    check_labels(dataset)
+    check_rows(dataset)
     check_selection(config, dataset)
     model = build_model(recipe.model_config(dataset.spec), config.seed)
     step_s = _step_seconds(model, dataset, recipe)

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.core.files import remove_leftovers
-from tailrank.data.dataset import Dataset, Split
+from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel
 from tailrank.training.checkpoint import (
     load_checkpoint,
@@ -114,12 +114,16 @@ def check_selection(config: TrainingConfig, dataset: Dataset) -> None:
             raise ConfigError("select_by", config.select_by, allowed)
 
 
-def check_labels(dataset: Dataset) -> None:
-    """Refuse training rows of one class, from which nothing but that class can be learnt.
+def check_rows(dataset: Dataset) -> None:
+    """Refuse rows that nothing can be learned from, or that leave nothing to choose or test by.
 
     Raises:
-        DataError: all labels are equal; says which and how many.
+        DataError: a split is empty, or all training labels are equal; says which and how many.
     """
+    empty = [split for split in SPLITS if not dataset.num_rows((split,))]
+    if empty:
+        reason = f"no {' and no '.join(empty)} rows of {dataset.num_rows(SPLITS):,} in all; "
+        raise DataError(dataset.name, reason + "training needs all three parts")
     seen: set[float] = set()
     for _, labels in dataset.batches(("train",), 4096):
         seen |= set(labels.values_BT.flatten().tolist())
@@ -172,7 +176,7 @@ class _Run:
         """All steps, or those left."""
         resume = resume and (self.folder / LATEST_FILE).exists()
         if self.validates and not resume:
-            check_labels(self.dataset)
+            check_rows(self.dataset)
             check_selection(self.config, self.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder, "*.safetensors")

@@ -13,8 +13,10 @@ from tailrank.features import Labels
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRM, DLRMConfig
 from tailrank.training.config import TrainingConfig
+from tailrank.training.estimate import estimate_training
 from tailrank.training.evaluation import evaluate
 from tailrank.training.loop import fit, refit_config
+from tailrank.training.recipe import Recipe
 from tailrank.training.step import TrainStep, loss_of
 
 DATASET = SyntheticDataset(SyntheticConfig(rows=7 * 8 * 60, num_embeddings=40, seed=5))
@@ -174,6 +176,27 @@ def test_a_metric_that_the_rows_lack_is_refused_as_soon_as_that_shows(metric, st
     with pytest.raises(ConfigError, match=f"select_by: got '{metric}'"):
         fit(small_model(), dataset, replace(CONFIG, select_by=metric), progress=reports.append)
     assert len(reports) == steps
+
+
+class Unvalidated(SyntheticDataset):
+    """The log without validation rows."""
+
+    def num_rows(self, splits):
+        return sum(super(Unvalidated, self).num_rows((s,)) for s in splits if s != "validation")
+
+    def batches(self, splits, batch_items, **order):
+        return iter(()) if splits == ("validation",) else super().batches(splits, batch_items)
+
+
+@pytest.mark.parametrize("select_by", ["logloss", "grouped_auc"])
+def test_a_data_set_without_rows_to_choose_by_is_refused_at_once(select_by) -> None:
+    dataset = Unvalidated(SyntheticConfig(rows=7 * 8 * 60, num_embeddings=40, seed=5))
+    reports, config = [], replace(CONFIG, select_by=select_by)
+    with pytest.raises(DataError, match="no validation rows of 2,880 in all"):
+        fit(small_model(), dataset, config, progress=reports.append)
+    with pytest.raises(DataError, match="no validation rows of 2,880 in all"):
+        estimate_training(dataset, Recipe(training=config), refit=False)
+    assert reports == []
 
 
 def test_the_test_split_is_never_trained_on() -> None:
