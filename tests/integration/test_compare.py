@@ -1,6 +1,7 @@
 """`tailrank compare`: runs on the same rows side by side, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,23 @@ def test_a_model_and_its_rounded_export_differ_by_no_sure_amount(
     assert main([*words, "--out", str(rounded), "--max-auc-drop", "0.5", "--quiet"]) == 0
     assert main(["compare", str(good), str(rounded), "--resamples", "100"]) == 0
     assert "unclear" in capsys.readouterr().out
+
+
+def test_runs_of_any_name_are_compared(runs, tmp_path: Path, capsys) -> None:
+    good = tmp_path / "My-Runs" / "good"
+    shutil.copytree(runs[1], good)
+    poor = tmp_path / "1. Versuch"
+    shutil.copytree(runs[0], poor)
+    words = ["compare", *map(str, (poor, good, runs[1])), "--resamples", "100", "--json"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    names = dict(zip(result["config"]["runs"].values(), result["config"]["runs"], strict=True))
+    assert list(names) == [str(poor), str(good), str(runs[1])]
+    for run in (good, runs[1]):
+        assert f"{names[str(run)]}.auc_difference" in result["metrics"]
+    words = ["compare", str(poor), str(runs[1]), "--resamples", "100", "--json"]
+    assert main(words) == 0
+    assert "1_versuch.auc" in json.loads(capsys.readouterr().out)["metrics"]
 
 
 def test_other_data_is_refused(runs, tmp_path: Path, capsys) -> None:

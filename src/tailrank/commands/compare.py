@@ -49,6 +49,7 @@ def compare(
     """
     from tailrank.core.errors import ConfigError, RequestError
     from tailrank.core.files import check_output, replace_directory
+    from tailrank.core.names import plain_names
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.report import write_report
@@ -70,18 +71,23 @@ def compare(
     with console.progress("bootstrap") as progress:
         compared = _differences(loaded, rows, resamples, seed, progress)
     console.show(comparison_table(rows, compared))
-    named = [(f"{row.run}.{row.metric}_difference", row) for row in compared]
+    called = plain_names((run.name for run in loaded), "run")
+    named = [(f"{called[row.run]}.{row.metric}_difference", row) for row in compared]
     result = Result(
         command="compare",
         command_line=typed,
         config={
-            "runs": list(runs),
+            "runs": dict(zip(called.values(), runs, strict=True)),
             "resamples": resamples,
             "rows_fingerprint": loaded[0].rows_fingerprint,
         },
         seed=seed,
         metrics={
-            **{f"{row.run}.{name}": value for row in rows for name, value in row.metrics.items()},
+            **{
+                f"{called[row.run]}.{name}": value
+                for row in rows
+                for name, value in row.metrics.items()
+            },
             **{name: row.value for name, row in named},
         },
         intervals={name: (row.low, row.high) for name, row in named},

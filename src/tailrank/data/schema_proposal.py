@@ -8,12 +8,12 @@ without a known name is found by its rows, which stand together.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tailrank.core.errors import ConfigError, RequestError
+from tailrank.core.names import plain_names
 from tailrank.data.column_profile import (
     DISTINCT_MAX,
     ColumnProfile,
@@ -125,7 +125,7 @@ def propose_schema(
     profile_lists_and_queries(file, profiles, query_id, report)
     time = _time({n: p for n, p in others.items() if n != query_id}, wishes.time)
     features, comments, left_out = [], {}, {}
-    names = _feature_names(list(profiles))
+    names = plain_names(profiles, "column")
     for name, profile in others.items():
         if name in (query_id, time):
             continue
@@ -369,15 +369,6 @@ def _head_comments(
 def _rows_each(profile: ColumnProfile) -> str:
     """How many rows each value has, as far as was counted."""
     return f"{profile.distinct.num_seen / max(1, profile.distinct.count):.1f} rows each"
-
-
-def _feature_names(columns: Sequence[str]) -> dict[str, str]:
-    """A feature's name for each column: lower case letters, digits and _, each one once."""
-    names: dict[str, str] = {}
-    for index, column in enumerate(columns, start=1):
-        plain = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_") or f"column_{index}"
-        names[column] = f"{plain}_{index}" if plain in names.values() else plain
-    return names
 
 
 def _number(value: float) -> str:
