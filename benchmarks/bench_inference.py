@@ -119,7 +119,7 @@ class Settings:
     shrink: float = 1.0
     ids: tuple[IdsFrom, ...] = ("uniform", "zipf")
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024)
-    w2_batches: tuple[int, ...] = (64, 256)
+    w2_batches: tuple[int, ...] = (1, 64, 256)
     rounds: tuple[int, int] = (5, 25)
     case_s: float = 15.0
     w2_rounds: int = 3
