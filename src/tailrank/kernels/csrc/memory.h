@@ -72,19 +72,21 @@ class Pool {
     std::unique_ptr<Space> space;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      idle_.reserve(idle_.size() + 1);  // so that giving back cannot fail
-      if (!idle_.empty()) {
+      if (idle_.empty()) {
+        space = std::make_unique<Space>();
+        idle_.reserve(++num_spaces_);  // so that giving back cannot fail
+      } else {
         space = std::move(idle_.back());
         idle_.pop_back();
       }
     }
-    if (!space) space = std::make_unique<Space>();
     return Lease(*this, std::move(space));
   }
 
  private:
   std::mutex mutex_;
   std::vector<std::unique_ptr<Space>> idle_;
+  std::size_t num_spaces_ = 0;  // idle or lent
 };
 
 }  // namespace tailrank
