@@ -29,7 +29,7 @@ from tailrank.inference.precision import Precision
 from tailrank.inference.table_file import ByteProgress, read_tables, write_tables
 from tailrank.kernels.row_formats import FLOATS
 from tailrank.models import ModelConfig, RankingModel, config_from_dict
-from tailrank.models.registry import config_to_dict
+from tailrank.models.registry import config_to_dict, num_dense_parameters
 
 FORMAT_VERSION = 1
 MODEL_FILE, WEIGHTS_FILE, TABLES_FILE = "model.json", "weights.safetensors", "tables.safetensors"
@@ -75,7 +75,7 @@ def save_artifact(
         ConfigError: a number that the precision cannot hold.
     """
     precision = precision or Precision()
-    dense_dtype = FLOATS.get(precision.dense, torch.float32)
+    dense_dtype = _dense_dtype(precision)
     dense = {
         name: value.detach().to(dense_dtype).contiguous()
         for name, value in model.state_dict().items()
@@ -113,7 +113,7 @@ def read_record(path: Path) -> ArtifactRecord:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise missing_file(file, "train or export") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(file, f"not readable as JSON ({error})") from None
     if not isinstance(record, dict) or "format_version" not in record:
         raise DataError(file, "not a tailrank artifact (no format_version)")
@@ -121,15 +121,17 @@ def read_record(path: Path) -> ArtifactRecord:
         version = record["format_version"]
         raise DataError(file, f"format version {version!r}; this tailrank reads {FORMAT_VERSION}")
     try:
+        config = config_from_dict(record["model"])
+        num_dense_parameters(config)  # builds it without memory: no other sizes are sound
         return ArtifactRecord(
-            config=config_from_dict(record["model"]),
+            config=config,
             precision=Precision(**record["precision"]),
             training=dict(record["training"]),
             quality_gate=dict(record["quality_gate"]),
             sha256=dict(record["sha256"]),
         )
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise DataError(file, f"damaged: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, ConfigError) as error:
+        raise DataError(file, f"damaged: {_one_line(error)}") from None
 
 
 def fill_weights(
@@ -156,25 +158,40 @@ def fill_weights(
     try:
         content = file.read_bytes()
         _check_digest(file, hashlib.sha256(content).hexdigest(), record)
+        tensors = load_tensors(content)
         # The tables are not in this file; any other missing or foreign name is an error.
-        missing, foreign = model.load_state_dict(load_tensors(content), strict=False)
+        missing, foreign = model.load_state_dict(tensors, strict=False)
     except FileNotFoundError:
         raise DataError(file, "missing from the artifact") from None
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise DataError(file, f"damaged: {str(error).splitlines()[0]}") from None
+        raise DataError(file, f"damaged: {_one_line(error)}") from None
     lacking = [name for name in missing if not name.startswith("tables.")]
     if lacking or foreign:
         raise DataError(file, f"does not fit the model: missing {lacking}, foreign {foreign}")
+    dtype = _dense_dtype(record.precision)
+    others = [name for name, value in tensors.items() if value.dtype is not dtype]
+    if others:
+        raise DataError(file, f"holds {others[0]} in {tensors[others[0]].dtype}; expected {dtype}")
     file, tables = path / TABLES_FILE, model.tables
     rows = record.precision.rows
     digest = read_tables(file, tables.weight_VD, rows, tables.embedding_dim, progress)
     _check_digest(file, digest, record)
 
 
+def _dense_dtype(precision: Precision) -> torch.dtype:
+    """What dense layers are stored in."""
+    return FLOATS.get(precision.dense, torch.float32)
+
+
 def _check_digest(file: Path, digest: str, record: ArtifactRecord) -> None:
     """Refuse a file whose sha256 is not the one in `model.json`."""
     if digest != record.sha256.get(file.name):
         raise DataError(file, f"damaged: its sha256 is not the one in {MODEL_FILE}")
+
+
+def _one_line(error: Exception) -> str:
+    """All that an error says; torch's reason stands behind the first line."""
+    return " ".join(str(error).split())
 
 
 def _sha256(file: Path) -> str:

@@ -10,6 +10,8 @@ Legend: B rows.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,8 @@ class CpuRanker:
     ) -> None:
         self.arena, self.precision = arena, precision
         stacks = stacks_of(model)
+        if dense_backend not in (None, *get_args(DenseBackend)):
+            raise ConfigError("dense_backend", dense_backend, " or ".join(get_args(DenseBackend)))
         self.timings_us: dict[str, float] = {}
         self.dense_backend: DenseBackend | None = dense_backend
         self._embed = arena_tables(model.tables, embedding_backend)

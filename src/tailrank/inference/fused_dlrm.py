@@ -178,9 +178,10 @@ class FusedDlrm:
             kept += [dense_RN, values_L, offsets]
         weights = 0
         if weights_L is not None:
-            if weights_L.dtype is not _FP32 or weights_L.shape != (num_ids,):
-                given = f"{weights_L.dtype} {tuple(weights_L.shape)}"
-                raise ConfigError(f"{side}.weights_L", given, f"fp32 ({num_ids},)")
+            fits = weights_L.dtype is _FP32 and weights_L.shape == (num_ids,)
+            if not (fits and weights_L.is_cpu):
+                given = f"{weights_L.dtype} {tuple(weights_L.shape)} on {weights_L.device}"
+                raise ConfigError(f"{side}.weights_L", given, f"fp32 ({num_ids},) on cpu")
             weights_L = weights_L.contiguous()
             kept.append(weights_L)
             weights = weights_L.data_ptr()

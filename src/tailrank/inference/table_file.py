@@ -163,8 +163,8 @@ def _read_header(stream: BinaryIO, file: Path) -> _Header:
         tensor = tensors.pop(TENSOR_NAME)
         dtype, shape = _DTYPES[tensor["dtype"]], tuple(map(int, tensor["shape"]))
         begin, end = tensor["data_offsets"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(file, f"damaged: its header is not that of tables ({error!r})") from None
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as e:
+        raise DataError(file, f"damaged: its header is not that of tables ({e!r})") from None
     if tensors:
         raise DataError(file, f"holds more than tables: {', '.join(tensors)}")
     if min(shape, default=0) < 0 or (begin, end) != (0, math.prod(shape) * dtype.itemsize):

@@ -1,10 +1,12 @@
 """The artifact: what is written comes back; what was damaged is refused by name."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tailrank.core.errors import BackendUnavailable, ConfigError, DataError, RequestError
 from tailrank.core.files import replace_directory
@@ -135,6 +137,10 @@ def test_a_damaged_weight_file_is_named(path: Path, name: str, damage: str) -> N
         (lambda r: r["model"].update(top_mlp=[3, 2]), "top_mlp"),
         (lambda r: r["model"].update(colour="red"), "colour"),
         (lambda r: r["precision"].update(rows="int3"), "int3"),
+        (lambda r: r["model"].update(top_mlp=[2.5, 1]), "damaged"),
+        (lambda r: r["model"].update(top_mlp=[10**30, 1]), "damaged"),
+        (lambda r: r["model"]["spec"]["tables"][0].update(num_embeddings=9.5), "damaged"),
+        (lambda r: r["model"]["spec"]["features"][0].update(width=1e400), "damaged"),
     ],
 )
 def test_a_foreign_model_file_is_refused_with_the_reason(path: Path, change, reason: str) -> None:
@@ -145,9 +151,43 @@ def test_a_foreign_model_file_is_refused_with_the_reason(path: Path, change, rea
         read_record(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w: w[:, :1], r"size mismatch for top\.0\.weight.*\[3, 1\]"),
+        (lambda w: w.double(), r"top\.0\.weight in torch\.float64; expected torch\.float32"),
+        (lambda w: None, r"missing \['top\.0\.weight'\]"),
+    ],
+    ids=["shape", "dtype", "absent"],
+)
+def test_dense_layers_that_do_not_fit_are_refused_with_the_reason(
+    path: Path, change, reason: str
+) -> None:
+    file = path / WEIGHTS_FILE
+    tensors = load_file(file)
+    changed = change(tensors.pop("top.0.weight"))
+    if changed is not None:
+        tensors["top.0.weight"] = changed.contiguous()
+    save_file(tensors, file)
+    record = json.loads((path / MODEL_FILE).read_text())
+    record["sha256"][WEIGHTS_FILE] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (path / MODEL_FILE).write_text(json.dumps(record))
+    with pytest.raises(DataError, match=f"{WEIGHTS_FILE}: .*{reason}"):
+        load(path)
+
+
+@pytest.mark.parametrize("backend", ["mlk", ""])
+def test_an_unknown_dense_backend_is_refused(path: Path, backend: str) -> None:
+    with pytest.raises(ConfigError, match=r"dense_backend.*native or mkl or onednn"):
+        load(path, dense_backend=backend)
+
+
 def test_rubbish_and_absence_are_refused(path: Path, tmp_path: Path) -> None:
     (path / MODEL_FILE).write_bytes(b"\xff\xfe\x00rubbish")
     with pytest.raises(DataError, match=MODEL_FILE):
+        read_record(path)
+    (path / MODEL_FILE).write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not readable as JSON"):
         read_record(path)
     with pytest.raises(DataError, match="no such folder; expected one that tailrank train"):
         read_record(tmp_path / "nowhere")

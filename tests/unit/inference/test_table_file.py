@@ -122,6 +122,11 @@ FAULTS = {
         lambda c: with_header(c, shape=[-100, -6]),
         "damaged: bytes 0 to 2400 for",
     ),
+    "lists without end": (
+        lambda c: (100_000).to_bytes(8, "little") + b"[" * 100_000,
+        "not that of tables",
+    ),
+    "an infinite shape": (lambda c: with_header(c, shape=[float("inf"), 6]), "not that of tables"),
     "a shape of words": (lambda c: with_header(c, shape="many"), "not that of tables"),
     "other offsets": (
         lambda c: with_header(c, data_offsets=[4, 2404]),
