@@ -72,11 +72,11 @@ def test_what_is_judged_is_the_ranker_of_the_artifact_that_is_written(
     of_old, of_new = (
         evaluate_ranker(load(path)[0], DATASET, ("test",)) for path in (artifact, folder)
     )
-    np.testing.assert_allclose(scored.scores, of_new.scores, rtol=1e-6)
+    np.testing.assert_allclose(scored.scores, of_new.scores, rtol=1e-5)
     assert np.abs(scored.scores - of_old.scores).max() > 1e-4  # four bits do show
     before, after = of_old.compute().auc, of_new.compute().auc
-    assert judged.auc == pytest.approx(after, abs=1e-6)
-    assert judged.auc_drop_fraction == pytest.approx((before - after) / before, abs=1e-6)
+    assert judged.auc == pytest.approx(after, abs=1e-4)
+    assert judged.auc_drop_fraction == pytest.approx((before - after) / before, abs=2e-4)
     assert judged.table_bytes == ranker.describe()["table_bytes"]
     record = read_record(folder)
     assert record.precision == precision
