@@ -40,6 +40,7 @@ _SKEWED = 2.0  # that of an exponential distribution
 _UNIQUE = 0.95  # different values a row from which on none comes often enough to be learnt
 _QUERY_ROWS_MAX = 1000  # rows a query; more is a file sorted by something else
 _EPOCH_S = 1e8  # whole numbers that rise from here up are seconds, or finer, since 1970
+_DAYS = (19_700_101, 21_001_231)  # and between these, days as in 20260131
 _BUCKETS = 1 << 20
 _BY_ROWS = (
     "Taken for the query because its equal values stand together, not for its name: see that",
@@ -220,8 +221,10 @@ def _repeating(profiles: dict[str, ColumnProfile]) -> dict[str, ColumnProfile]:
 
 def _is_clock(profile: ColumnProfile) -> bool:
     """Whether whole numbers that never fall are a time."""
-    since_1970 = profile.kind == "whole" and profile.is_rising and profile.minimum >= _EPOCH_S
-    return since_1970 and not _ID.match(profile.name.lower())
+    if profile.kind != "whole" or not profile.is_rising or _ID.match(profile.name.lower()):
+        return False
+    days = _DAYS[0] <= profile.minimum and profile.maximum <= _DAYS[1]
+    return days or profile.minimum >= _EPOCH_S
 
 
 def _time(profiles: dict[str, ColumnProfile], wish: str | None) -> str | None:
@@ -307,7 +310,8 @@ def _why_unused(profile: ColumnProfile) -> str | None:
     distinct, is_name = profile.distinct, profile.kind == "text" or _is_category(profile)
     if profile.kind not in ("text", "whole") or not is_name or distinct.count <= _CATEGORIES_MAX:
         return None
-    if distinct.count < _UNIQUE * distinct.num_seen:
+    # The first million of many more tell nothing: a user of a long log may well come back later.
+    if distinct.is_full or distinct.count < _UNIQUE * distinct.num_seen:
         return None
     seen = f"{distinct.count:,} different values in {distinct.num_seen:,} rows, too few of each"
     amount = "; an amount, not an id? Make it a feature of kind dense"

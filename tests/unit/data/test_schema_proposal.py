@@ -138,6 +138,14 @@ def test_a_rising_clock_is_a_time_and_a_rising_id_is_none(tmp_path: Path) -> Non
         assert propose_schema(path).schema.time == expected
 
 
+def test_days_as_numbers_are_a_time_and_no_query(tmp_path: Path) -> None:
+    rows, path = np.arange(4000), tmp_path / "t.csv"
+    day = 20_260_000 + rows // 1000 * 100 + rows % 1000 // 33 + 1
+    pl.DataFrame({"y": rows % 2, "day": day, "shop": rows % 7}).write_csv(path)
+    schema = propose_schema(path).schema
+    assert (schema.query_id, schema.time) == (None, "day")
+
+
 def write_requests(path: Path, *, mixed: bool = False) -> Path:
     """Requests of four candidates each, two requests a user, under names that tell nothing."""
     rows = np.arange(4000)
@@ -197,6 +205,17 @@ def test_ids_that_hardly_repeat_are_left_out_and_amounts_are_not(tmp_path: Path)
     assert said in proposal.to_toml()
     assert proposal.left_out["ref"].endswith("Make it a feature of kind dense")
     assert proposal.left_out["name"].endswith("to learn from")
+
+
+def test_users_of_a_long_log_who_may_come_back_later_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(column_profile, "DISTINCT_MAX", 110)
+    monkeypatch.setattr("tailrank.data.schema_proposal.DISTINCT_MAX", 110)
+    monkeypatch.setattr("tailrank.data.table_file._BLOCK_ROWS", 115)
+    rows = np.arange(4000)
+    user = [f"u{i % 200 if i != 1 else 0}" for i in rows]
+    pl.DataFrame({"y": rows % 2, "user": user}).write_parquet(tmp_path / "t.parquet")
+    proposal = propose_schema(tmp_path / "t.parquet")
+    assert proposal.schema.features == (FeatureColumn(name="user", encode="hash", buckets=1 << 20),)
 
 
 def test_many_categories_are_hashed_and_long_lists_cut(tmp_path: Path, monkeypatch) -> None:
