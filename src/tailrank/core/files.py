@@ -65,8 +65,21 @@ def locked_directory(folder: Path, field: str) -> Iterator[None]:
         field: the setting that names it, for the error.
 
     Raises:
-        RequestError: another process is at work there; says which.
+        RequestError: another process is at work there, says which; or its file system has no locks.
     """
+    file = folder / _LOCK_FILE
+    handle = _locked_handle(folder, field)
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        _remove_lock(file)
+        os.close(handle)
+
+
+def _locked_handle(folder: Path, field: str) -> int:
+    """An open lock file that is ours; see `locked_directory`."""
     file = folder / _LOCK_FILE
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,24 +89,29 @@ def locked_directory(folder: Path, field: str) -> Iterator[None]:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Unless the process before us removed it between our opening and locking it.
+            if os.path.samestat(os.fstat(handle), file.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
         except BlockingIOError:
             owner = os.read(handle, 200).decode(errors="replace") or "another process"
+            reason = f"{owner} is at work in {folder}; wait for it, or stop it first"
             os.close(handle)
-            raise RequestError(
-                field, f"{owner} is at work in {folder}; wait for it, or stop it first"
-            ) from None
-        if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
-            break
-        os.close(handle)  # it was removed between our opening and locking it
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty, or gone: as it should be
-            folder.rmdir()
+            raise RequestError(field, reason) from None
+        except OSError as error:
+            os.close(handle)
+            _remove_lock(file)
+            reason = f"{folder} cannot be locked ({error.strerror}); name one on another disk"
+            raise RequestError(field, reason) from None
         os.close(handle)
+
+
+def _remove_lock(file: Path) -> None:
+    """Delete a lock file, and its folder unless that holds something else."""
+    file.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or gone: as it should be
+        file.parent.rmdir()
 
 
 def missing_file(path: Path, verbs: str) -> DataError:

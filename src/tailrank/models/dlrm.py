@@ -49,7 +49,8 @@ class DLRMConfig:
         if any(width < 1 for width in self.bottom_mlp):
             raise ConfigError("bottom_mlp", self.bottom_mlp, "positive widths")
         if not self.num_sparse:
-            raise ConfigError("spec", "no sparse feature", "at least one bag")
+            names = [feature.name for feature in self.spec.features]
+            raise ConfigError("features", names, "one or more of categories: these are all dense")
         dim = self.spec.tables[0].embedding_dim
         if self.interaction == "dot" and self.bottom_mlp and self.bottom_mlp[-1] != dim:
             raise ConfigError("bottom_mlp", self.bottom_mlp, f"a last width of {dim}, the dim")

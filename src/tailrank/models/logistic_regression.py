@@ -34,7 +34,8 @@ class LogisticRegressionConfig:
 
     def __post_init__(self) -> None:
         if not self.spec.tables:
-            raise ConfigError("spec", "no sparse feature", "at least one bag")
+            names = [feature.name for feature in self.spec.features]
+            raise ConfigError("features", names, "one or more of categories: these are all dense")
         for table in self.spec.tables:
             if table.embedding_dim != 1:
                 raise ConfigError(

@@ -1,6 +1,9 @@
 """Files are whole or absent, readable by others, and leave nothing behind."""
 
+import errno
+import fcntl
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -89,4 +92,33 @@ def test_a_folder_is_one_processes_until_it_ends_however_it_ends(tmp_path: Path)
     (folder / "kept").unlink()
     with locked_directory(folder, "--out"):
         pass
+    assert not folder.exists()
+
+
+def test_a_disk_without_locks_is_named_and_nothing_stays_on_it(tmp_path: Path, monkeypatch) -> None:
+    def no_locks(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    said = rf"--out: {tmp_path}/run cannot be locked \(No locks available\); name one on another"
+    with pytest.raises(RequestError, match=said), locked_directory(tmp_path / "run", "--out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_its_owner_removes_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch
+) -> None:
+    folder, flock, locked = tmp_path / "run", fcntl.flock, []
+
+    def removed_before_the_first(handle: int, operation: int) -> None:
+        if not locked:
+            shutil.rmtree(folder)
+        locked.append(handle)
+        flock(handle, operation)
+
+    monkeypatch.setattr("fcntl.flock", removed_before_the_first)
+    with locked_directory(folder, "--out"):
+        assert (folder / "lock").exists()
+    assert len(locked) == 2
     assert not folder.exists()
