@@ -302,6 +302,9 @@ def test_profile_writes_a_table(model: Path, tmp_path: Path, capsys) -> None:
     assert result["artifacts"] == [str(out), str(tmp_path / "profile.html")]
     assert charts(tmp_path / "profile.html") == ["service-time", "throughput-by-batch"]
     assert result["metrics"]["profile.service_time_ms_items_128"] > 0
+    words = ["profile", str(model), "--quick", "--workers", "1", "--out", str(out)]
+    assert main([*words, "--budget", "0.001ms", "--quiet"]) == 2
+    assert "1e-06 s hold one batch of 1 of the " in capsys.readouterr().err
 
 
 def write(path: Path, content: bytes) -> str:

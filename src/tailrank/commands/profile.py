@@ -17,7 +17,7 @@ def profile(
     precision: str | None = None,
     data: str | None = None,
     workers: int | None = None,
-    budget: str = "30s",
+    budget: str | None = None,
     seed: int = 0,
     quick: bool = False,
     report: Path | None = None,
@@ -39,9 +39,9 @@ def profile(
         data: Log whose users and candidates make the queries, as it was named when the model was
             trained, for instance movielens:FOLDER; default: random ones.
         workers: Worker threads; default: all cores.
-        budget: Time to spend, as in 30s or 2min.
+        budget: Time to spend, as in 30s or 2min; default: 30s.
         seed: Seed of a preset's weights and of the query pool.
-        quick: Spend two seconds on half the batch sizes, for a first look.
+        quick: Half the batch sizes, in 2s unless --budget says more, for a first look.
         report: File for a page with charts, as in profile.html.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
@@ -76,7 +76,7 @@ def profile(
     )
     profile_config = ProfileConfig(
         num_workers=resolve_workers(workers),
-        budget_s=2.0 if quick else parse_duration_ns(budget, "--budget") / 1e9,
+        budget_s=parse_duration_ns(budget or ("2s" if quick else "30s"), "--budget") / 1e9,
         seed=seed,
         **({"num_items": NUM_ITEMS_GRID[::2], "num_parts": (1, 8)} if quick else {}),
     )

@@ -22,9 +22,14 @@ from tailrank.training.step import TrainStep
 _FORMAT = "tailrank-checkpoint-2"
 
 
+def model_tensors(step: TrainStep) -> dict[str, Tensor]:
+    """The model's weights by name, without copies."""
+    return {f"model.{name}": value for name, value in step.model.state_dict().items()}
+
+
 def training_tensors(step: TrainStep) -> dict[str, Tensor]:
     """Everything that a step changes, by name: weights, their mean, optimiser state; no copies."""
-    tensors = {f"model.{name}": value for name, value in step.model.state_dict().items()}
+    tensors = model_tensors(step)
     tensors |= {f"tables.{name}": value for name, value in step.tables.state().items()}
     if step.average is not None:
         tensors |= {f"average.{name}": value for name, value in step.average.state().items()}

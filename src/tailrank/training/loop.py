@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import Tensor
+
 from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.core.files import remove_leftovers
 from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel
 from tailrank.training.checkpoint import (
     load_checkpoint,
+    model_tensors,
     restore_model,
     restore_training,
     save_checkpoint,
@@ -269,7 +272,7 @@ class _Run:
         result.finished = result.stopped_early or result.step >= self.steps
         listeners.evaluated(point)
         if best is point:
-            self._save(self._best_file())
+            self._save(self._best_file(), model_tensors(self.step))
 
     def _validation(self, scoring: Callable[[int, int], None]) -> dict[str, Any]:
         """The metrics of the validation rows, as fields of a `CurvePoint`."""
@@ -291,7 +294,7 @@ class _Run:
     def _save_latest(self) -> None:
         """Write the checkpoint to resume from, and plan the next one."""
         started = time.monotonic_ns()
-        self._save(self.folder / LATEST_FILE)
+        self._save(self.folder / LATEST_FILE, training_tensors(self.step))
         self._plan_save(time.monotonic_ns() - started)
 
     def _is_save_due(self, now_ns: int) -> bool:
@@ -305,7 +308,7 @@ class _Run:
         wait_ns = max(round(self.config.checkpoint_seconds * 1e9), 20 * last_ns)
         self._save_due_ns = time.monotonic_ns() + wait_ns
 
-    def _save(self, file: Path) -> None:
+    def _save(self, file: Path, tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint."""
         record = {
             "identity": self._identity,
@@ -313,7 +316,7 @@ class _Run:
             "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
         }
-        save_checkpoint(file, training_tensors(self.step), record)
+        save_checkpoint(file, tensors, record)
 
     def _resume(self) -> None:
         """Take up the last checkpoint."""

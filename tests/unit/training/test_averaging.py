@@ -1,6 +1,7 @@
 """The running mean of weights, against all weights kept and weighed as the definition says."""
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.metrics import MetricValues
 from tailrank.models import RankingModel, build_model
 from tailrank.models.dlrm import DLRMConfig
+from tailrank.training.checkpoint import load_checkpoint
 from tailrank.training.config import TrainingConfig
 from tailrank.training.evaluation import evaluate
 from tailrank.training.loop import fit
@@ -80,12 +82,15 @@ def test_an_error_inside_leaves_the_last_weights() -> None:
     assert all(map(torch.equal, weights_of(model), before))
 
 
-def test_the_mean_is_judged_and_kept() -> None:
+def test_the_mean_is_judged_and_kept(tmp_path: Path) -> None:
     config = TrainingConfig(
         batch_items=64, epochs=2, lr=0.1, evaluate_every=20, average_fraction=0.3, patience=9
     )
     model = small_model()
-    result = fit(model, DATASET, config)
+    result = fit(model, DATASET, config, out=tmp_path)
+    kept, _ = load_checkpoint(tmp_path / f"best-{result.best_step}.safetensors")
+    assert kept.keys() == {f"model.{name}" for name in model.state_dict()}
+    assert all(torch.equal(kept[f"model.{n}"], value) for n, value in model.state_dict().items())
     best = next(point for point in result.curve if point.step == result.best_step)
     found: MetricValues = evaluate(model, DATASET, ("validation",)).compute()
     assert found.logloss == best.validation_logloss
