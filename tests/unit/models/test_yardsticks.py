@@ -99,5 +99,5 @@ def test_a_factorisation_of_more_than_two_features_says_what_there_is(settings) 
 @pytest.mark.parametrize("architecture", YARDSTICKS)
 def test_a_model_without_a_bag_is_refused(architecture: str) -> None:
     dense = Feature(name="price", side="item", kind="dense")
-    with pytest.raises(ConfigError, match="features: .*(of categories|one user bag)"):
+    with pytest.raises(ConfigError, match=r"features: .*(of categories|one user bag)"):
         config_for(architecture, FeatureSpec(features=(dense,), tables=()), {})
