@@ -35,6 +35,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,15 @@ import torch
 
 from inference_cases import SCALES, Case, IdsFrom
 from inference_metrics import Figures, Floats, Measured, Model, figures_of
-from inference_rounds import TOLERANCES, compare, model_of, one_core, started, two_cores
+from inference_rounds import (
+    TOLERANCES,
+    compare,
+    model_of,
+    one_core,
+    started,
+    thread_scaling,
+    two_cores,
+)
 from inference_user_once import measure_movielens, measure_rmc1, movielens_folder
 from inference_workers import Candidate, Role
 from tailrank.core.measurement import Validity
@@ -92,6 +101,7 @@ PEERS = (
     *peers("tuned", "onnx_runtime", ("fp32", "dense=int8"), suffix="_tuned"),
     *peers("tuned", "fbgemm", ("fp32", "bf16", "int8", "rows=int4,dense=int8"), suffix="_tuned"),
 )
+PEER_PACKAGES = ("torch", "onnxruntime", "onnx", "fbgemm-gpu-cpu")
 MAX_AUC_DROP = 0.001  # as `tailrank export` has it
 MAX_BUSY_FRACTION = 0.05
 SCALING_ITEMS = 64
@@ -221,6 +231,7 @@ def measure(settings: Settings) -> Result:
             "models": [outcome.model for outcome in found.values()],
             "candidates": {c.label: c.precision for c in candidates if c.label not in missing},
             "missing": missing,
+            "peer_versions": {name: version_of(name) for name in PEER_PACKAGES},
             "described": {model: outcome.described for model, outcome in found.items()},
             "largest_difference": {model: outcome.differences for model, outcome in found.items()},
             "rounds": {case.key: case.num_rounds for case in measured},
@@ -249,14 +260,14 @@ def measure_model(
                 limits = {"rounds": settings.rounds, "seconds": settings.case_s}
                 measured.append(one_core(running, model, ids_from, items, **limits))
                 say(f"{measured[-1].key}: {measured[-1].num_rounds} rounds")
-        for items in settings.w2_batches if len(cores) > 1 else ():
-            running.fork()
-            limits = {"rounds": settings.w2_rounds, "seconds": settings.w2_s}
-            of_both, ratios = two_cores(running, model, items, cores, **limits)
-            measured.append(of_both)
-            say(f"{of_both.key}: {of_both.num_rounds} rounds")
-            if items == SCALING_ITEMS:
-                scaling = ratios[OURS[0].label]
+        if len(cores) > 1:
+            seconds, rounds = settings.w2_s, settings.w2_rounds
+            for items in settings.w2_batches:
+                both = two_cores(running, model, items, cores, rounds=rounds, seconds=seconds)
+                measured.append(both)
+                say(f"{both.key}: {both.num_rounds} rounds")
+            rounds, ours = settings.rounds[1], (OURS[0].label, SCALING_ITEMS)
+            scaling = thread_scaling(running, *ours, cores, rounds=rounds, seconds=seconds)
     return Outcome(
         model=model,
         measured=measured,
@@ -267,6 +278,14 @@ def measure_model(
         described=running.described,
         busy_fractions=running.busy_fractions,
     )
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def say(what: str) -> None:

@@ -49,12 +49,13 @@ def main() -> None:
 def lines_of(result: Result, path: Path) -> list[str]:
     """The page."""
     host, config = result.host, result.config
+    versions = (f"{name} {version}" for name, version in config["peer_versions"].items() if version)
     load, busy = config["load_average_before"][0], result.metrics["host_busy_fraction"]
     lines = [
         "# Whole batches beside every peer",
         "",
         f"`python benchmarks/bench_inference.py --json …` · {host['cpu_model']}, "
-        f"{host['cores']['usable']} cores, torch {result.versions['torch']}. Intervals, settings, "
+        f"{host['cores']['usable']} cores, {', '.join(versions)}. Intervals, settings, "
         f"host: [{path.name}]({path.name}); names: the head of the benchmark, "
         "[docs/results.md](../../docs/results.md).",
         f"Load average before: {load:.1f}; other work had {busy:.1%} of the core. "

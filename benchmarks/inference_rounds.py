@@ -182,27 +182,45 @@ def two_cores(
     *,
     rounds: int,
     seconds: float,
-) -> tuple[Measured, dict[str, Floats]]:
-    """Two streams of everyone, as threads and as processes, after the processes have been forked.
+) -> Measured:
+    """Two streams of everyone, each as the better of two threads and two processes.
 
-    Returns:
-        Times with the better of both ways, as microseconds of a batch of both cores together; and
-        throughput of threads over that of processes, by label.
+    Times are microseconds of a batch of both cores together.
     """
-    ways = {"threads": _two_threads, "processes": _two_processes}
-    rates = {way: {label: [] for label in running.scorers} for way in ways}
+    labels = tuple(running.scorers)
+    threads, processes = _stream_rates(running, labels, items, cores, rounds, seconds)
+    times: dict[str, Floats] = {}
+    for label in labels:
+        best = max(threads[label], processes[label], key=lambda rates: float(np.median(rates)))
+        times[label] = 1e6 * items / best
+    return _measured(running, model, "w2", items, times)
+
+
+def thread_scaling(
+    running: Running, label: str, items: int, cores: Sequence[int], *, rounds: int, seconds: float
+) -> Floats:
+    """Throughput of two threads over that of two processes, round by round."""
+    threads, processes = _stream_rates(running, (label,), items, cores, rounds, seconds)
+    return threads[label] / processes[label]
+
+
+def _stream_rates(
+    running: Running,
+    labels: Sequence[str],
+    items: int,
+    cores: Sequence[int],
+    rounds: int,
+    seconds: float,
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Items per second of two threads and of two processes, which take turns."""
+    running.fork()
+    rates = tuple({label: np.empty(rounds) for label in labels} for _ in range(2))
     for number in range(rounds):
-        for label in running.scorers:
-            for way, run in ways.items():
+        for label in labels:
+            for way, run in enumerate((_two_threads, _two_processes)):
                 worker = running.worker(label)
-                rates[way][label].append(run(worker, label, items, number, cores, seconds))
-    scaling, times = {}, {}
-    for label in running.scorers:
-        threads, processes = (np.array(rates[way][label]) for way in ways)
-        scaling[label] = threads / processes
-        best = threads if np.median(threads) > np.median(processes) else processes
-        times[label] = list(1e6 * items / best)
-    return _measured(running, model, "w2", items, times), scaling
+                rates[way][label][number] = run(worker, label, items, number, cores, seconds)
+    return rates[0], rates[1]
 
 
 def _two_threads(
