@@ -417,7 +417,7 @@ def test_an_outlying_id_is_named_in_any_block(isa) -> None:
 
 @pytest.mark.parametrize(
     ("position", "value"),
-    [(0, 1), (0, -1), (3, -5), (400, 3), (900, 1 << 40), (-1, 0), (-1, 1 << 40)],
+    [(0, 1), (0, -1), (3, -5), (400, 3), (900, 1 << 40), (900, -(1 << 63)), (-1, 0), (-1, 1 << 40)],
 )
 def test_bad_offsets_are_refused_before_anything_is_read(isa, position, value) -> None:
     spec = make_spec(0, 5, 0, 3, 16)

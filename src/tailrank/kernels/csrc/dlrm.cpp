@@ -198,7 +198,11 @@ DlrmFault Dlrm::gather(Side side, const SideRows& rows, std::int64_t first, std:
   call.offsets = offsets;
   if (first) {  // the kernel's offsets rise from 0
     std::int64_t* moved = space.offsets.reserve(room(kBlockRows, num_features) + 1);
-    for (std::int64_t bag = 0; bag <= count * num_features; ++bag) moved[bag] = offsets[bag] - start;
+    for (std::int64_t bag = 0; bag <= count * num_features; ++bag) {
+      if (offsets[bag] < start)  // the difference may not fit
+        return {DlrmFault::bad_offsets, side, first * num_features + bag, 0};
+      moved[bag] = offsets[bag] - start;
+    }
     call.offsets = moved;
   }
   call.out = out;
