@@ -226,7 +226,7 @@ def test_an_exported_model_is_evaluated_by_the_ranker_that_serves_it(
 
 
 def test_a_refusal_of_huge_pages_is_said(model: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    words = ["profile", str(model), "--workers", "1", "--budget", "100ms"]
+    words = ["profile", str(model), "--workers", "1", "--quick"]
     assert main([*words, "--out", str(tmp_path / "first.json")]) == 0
     assert "more slowly" not in capsys.readouterr().out
     refusal = "0 B of 4 MB on huge pages, the kernel gave no more"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -126,6 +125,7 @@ def train(
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.quality import undefined_metrics
+    from tailrank.training.checkpoint import check_checkpoints, remove_checkpoints
     from tailrank.training.estimate import plan_in_words
     from tailrank.training.procedure import train_and_test
     from tailrank.training.recipe import RECIPES, for_rows, recipe_for
@@ -179,7 +179,7 @@ def train(
         events = TensorBoardLog(tensorboard, resume=resume)
     console = Console(json=json, quiet=quiet)
     with nullcontext() if dry_run else locked_directory(checkpoints, "--out"):
-        _check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
+        check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
         scratch = None if dry_run else out.parent
         with console.progress("read") as progress:
             dataset = open_dataset(
@@ -202,7 +202,7 @@ def train(
             _dry_run(console, dataset, recipe, data=data, refit=refit, typed=typed)
             return 0
         if not resume:
-            _remove(checkpoints)  # not before the input is known to be good
+            remove_checkpoints(checkpoints)  # not before the input is known to be good
         with _interruptible() as should_stop, _progress(console, events) as (report, scoring):
             trained = train_and_test(
                 dataset,
@@ -221,8 +221,10 @@ def train(
             return ExitCode.INTERRUPTED
         with replace_directory(out, overwrite=overwrite or resume) as folder:
             result = _write(folder, out, trained, data=data, refit=refit, typed=typed)
-        _remove(checkpoints)
+        remove_checkpoints(checkpoints)
     console.note(trained.chosen.ending(recipe.training.select_by))
+    if trained.refit is not None:
+        console.note(f"then trained anew on train + validation, {trained.refit.step:,} steps")
     console.metrics(result.metrics)
     if (missing := undefined_metrics(trained.test)) is not None:
         console.warn(f"test part: {missing}")
@@ -240,20 +242,8 @@ def _dry_run(
 
     estimate = estimate_training(dataset, recipe, refit=refit)
     console.show(feature_table(dataset.spec))
-    metrics: dict[str, float] = {
-        **{f"num_rows_{split}": count for split, count in estimate.num_rows.items()},
-        **{f"table_rows.{name}": rows for name, rows in estimate.table_rows.items()},
-        "memory_bytes": estimate.memory_bytes,
-        "num_steps": estimate.num_steps,
-        "train_samples_per_s": estimate.train_samples_per_s,
-        "seconds_max": estimate.seconds,
-    }
-    rows = ", ".join(f"{split} {count:,}" for split, count in estimate.num_rows.items())
-    console.note(f"rows: {rows}")
-    console.note(
-        f"time: at most {estimate.num_steps:,} steps at {estimate.train_samples_per_s:,.0f} "
-        f"samples/s and their evaluations, {estimate.seconds:,.0f} s; early stopping may end sooner"
-    )
+    for line in estimate.in_words():
+        console.note(line)
     console.note("dry run: nothing was trained or written")
     config = {"data": data, "refit": refit, "recipe": recipe.to_dict(), "dry_run": True}
     console.finish(
@@ -262,7 +252,7 @@ def _dry_run(
             command_line=typed,
             config=config,
             seed=recipe.training.seed,
-            metrics=metrics,
+            metrics=estimate.metrics(),
         )
     )
 
@@ -282,27 +272,6 @@ def _widths(flag: str, text: str | None) -> tuple[int, ...] | None:
     if not all(part.isdecimal() for part in text.split("-")):
         raise ConfigError(flag, text, "widths joined by -, as in 512-256")
     return tuple(int(part) for part in text.split("-"))
-
-
-def _check_checkpoints(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make sure that nobody's interrupted run is lost, nor one resumed that is not there."""
-    from tailrank.core.errors import RequestError
-
-    begun = any(folder.glob("*/*.safetensors"))  # a run that failed at once leaves none
-    if resume and not begun:
-        raise RequestError("--resume", f"no checkpoint in {folder}; start the run without it")
-    if begun and not resume and not overwrite:
-        raise RequestError(
-            "--out",
-            f"{folder} holds an interrupted run; go on with --resume, or start again with "
-            "--overwrite",
-        )
-
-
-def _remove(checkpoints: Path) -> None:
-    """Delete the checkpoints of every run."""
-    for run in checkpoints.glob("*/"):
-        shutil.rmtree(run)
 
 
 @contextmanager
@@ -365,10 +334,7 @@ def _write(
         LearningPoint(
             step=point.step,
             train_logloss=point.train_logloss,
-            validation_auc=point.validation_auc,
-            validation_logloss=point.validation_logloss,
-            validation_grouped_auc=point.validation_grouped_auc,
-            validation_ndcg_at_10=point.validation_ndcg_at_10,
+            **{f"validation_{name}": value for name, value in point.validation().items()},
         )
         for point in trained.chosen.curve
     ]

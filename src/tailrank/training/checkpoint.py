@@ -7,6 +7,7 @@ else is JSON in the file's metadata. Never pickle.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,39 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tailrank.core.errors import DataError
+from tailrank.core.errors import DataError, RequestError
 from tailrank.core.files import replace_file
 from tailrank.training.step import TrainStep
 
 _FORMAT = "tailrank-checkpoint-2"
+
+
+def check_checkpoints(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make sure that nobody's interrupted run is lost, nor one resumed that is not there.
+
+    Args:
+        folder: holds a folder for each run, if it exists.
+        resume: whether to go on with what is there.
+        overwrite: whether to start again in spite of it.
+
+    Raises:
+        RequestError: there is nothing to go on with, or something that would be lost.
+    """
+    begun = any(folder.glob("*/*.safetensors"))  # a run that failed at once leaves none
+    if resume and not begun:
+        raise RequestError("--resume", f"no checkpoint in {folder}; start the run without it")
+    if begun and not resume and not overwrite:
+        raise RequestError(
+            "--out",
+            f"{folder} holds an interrupted run; go on with --resume, or start again with "
+            "--overwrite",
+        )
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of every run."""
+    for run in folder.glob("*/"):
+        shutil.rmtree(run)
 
 
 def model_tensors(step: TrainStep) -> dict[str, Tensor]:

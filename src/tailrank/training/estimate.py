@@ -46,6 +46,26 @@ class TrainingEstimate:
     train_samples_per_s: float
     seconds: float
 
+    def metrics(self) -> dict[str, float]:
+        """The numbers by the names that results have."""
+        return {
+            **{f"num_rows_{split}": count for split, count in self.num_rows.items()},
+            **{f"table_rows.{name}": rows for name, rows in self.table_rows.items()},
+            "memory_bytes": self.memory_bytes,
+            "num_steps": self.num_steps,
+            "train_samples_per_s": self.train_samples_per_s,
+            "seconds_max": self.seconds,
+        }
+
+    def in_words(self) -> list[str]:
+        """Rows and time, a line each."""
+        rows = ", ".join(f"{split} {count:,}" for split, count in self.num_rows.items())
+        return [
+            f"rows: {rows}",
+            f"time: at most {self.num_steps:,} steps at {self.train_samples_per_s:,.0f} samples/s "
+            f"and their evaluations, {self.seconds:,.0f} s; early stopping may end sooner",
+        ]
+
 
 def plan_in_words(config: TrainingConfig, num_rows: int) -> str:
     """How many steps training on `num_rows` rows will take, and how often it validates."""
