@@ -205,6 +205,8 @@ def test_an_export_that_ranks_worse_is_refused(
     code, result = run_json(capsys, *words)
     assert code == 3
     assert result["metrics"]["auc_drop_fraction"] > 0.001
+    assert main([*words, "--quiet"]) == 3
+    assert re.search(r"a drop of \d+\.\d+%, of 0\.1000% allowed", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -88,7 +88,8 @@ def export(
             console.show(precision_table(rows))
             for name, reason in found.unavailable.items():
                 console.note(f"{name}: not tried, {reason}")
-        console.note(
+        say = console.note if judged.passed else console.warn
+        say(
             f"AUC on the {split} rows: {gate.auc_fp32:.5f} in fp32, {judged.auc:.5f} in "
             f"{judged.precision}: a drop of {judged.auc_drop_fraction:.4%}, of {max_auc_drop:.4%} "
             "allowed"
