@@ -37,7 +37,7 @@ class Precision:
         found: dict[str, Any] = {}
         for item in text.split(","):
             field, _, value = item.partition("=")
-            if value not in allowed.get(field, ()):
+            if field in found or value not in allowed.get(field, ()):
                 both = [name for name in ROW_FORMATS if name in DENSE_FORMATS]
                 mixes = ", ".join(f"{field}={'|'.join(names)}" for field, names in allowed.items())
                 raise ConfigError("--precision", text, f"{', '.join(both)}, or a mix of {mixes}")

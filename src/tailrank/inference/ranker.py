@@ -65,17 +65,22 @@ def load(
     Args:
         path: folder written by `save_artifact`.
         device: `cpu`, `cuda`, or `eager` for the reference.
-        dense_backend: see `CpuRanker`.
-        embedding_backend: see `CpuRanker`.
+        dense_backend: of the cpu ranker, see `CpuRanker`.
+        embedding_backend: likewise.
         progress: told the bytes of tables read so far, and all.
 
     Raises:
         DataError: missing, damaged or foreign artifact.
-        ConfigError: unknown device, or the tables do not fit into memory.
+        ConfigError: unknown device, or a backend for one that has no choice.
+        RequestError: the tables do not fit into memory.
         BackendUnavailable: there is no such device, or it cannot run the artifact.
     """
     if device not in DEVICES:
         raise ConfigError("--device", device, " or ".join(DEVICES))
+    backends = {"dense_backend": dense_backend, "embedding_backend": embedding_backend}
+    for name, backend in backends.items():
+        if backend is not None and device != "cpu":
+            raise ConfigError(name, backend, f"None: the {device} ranker has no backend to choose")
     if device == "eager":
         model, record = load_model(path, progress)
         return EagerRanker(model), record
@@ -112,7 +117,7 @@ def load_model(
 
     Raises:
         DataError: missing, damaged or foreign artifact.
-        ConfigError: the tables do not fit into memory.
+        RequestError: the tables do not fit into memory.
     """
     record = read_record(path)
     check_fits(bytes_needed(record.config, Precision()))
@@ -131,7 +136,7 @@ def random_ranker(
     """A CPU ranker with weights drawn from `seed`, to measure a model that nobody has trained.
 
     Raises:
-        ConfigError: the tables do not fit into memory.
+        RequestError: the tables do not fit into memory.
         BackendUnavailable: this host cannot run the precision.
     """
     precision = precision or Precision()

@@ -27,7 +27,7 @@ DENSE_ISAS: tuple[DenseIsaName, ...] = get_args(DenseIsaName)
 DenseFormat = Literal["fp32", "bf16", "int8"]
 # So many products of codes, with and without the row's zero, fit into an int32.
 INT8_INPUTS_MAX = 32_768
-_FP32, _INT64 = torch.float32, torch.int64
+_FP32 = torch.float32
 
 
 class Layer(NamedTuple):

@@ -221,6 +221,16 @@ def test_an_unknown_device_is_refused(path: Path) -> None:
         load(path, device="tpu")
 
 
+@pytest.mark.parametrize("device", ["eager", "cuda"])
+@pytest.mark.parametrize("backend", [{"dense_backend": "mkl"}, {"embedding_backend": "torch"}])
+def test_a_backend_for_a_ranker_without_a_choice_is_refused(
+    path: Path, device: str, backend: dict
+) -> None:
+    (name,) = backend
+    with pytest.raises(ConfigError, match=f"{name}.*the {device} ranker has no backend"):
+        load(path, device=device, **backend)
+
+
 def test_a_precision_is_one_word_or_a_mix() -> None:
     assert Precision.parse("bf16") == Precision(rows="bf16", dense="bf16")
     assert Precision.parse("int8") == Precision(rows="int8", dense="int8")
@@ -231,7 +241,18 @@ def test_a_precision_is_one_word_or_a_mix() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["fp64", "int4", "dense=int4", "dense=fp16", "rows=fp8", "colour=fp32", "rows", ""]
+    "text",
+    [
+        "fp64",
+        "int4",
+        "dense=int4",
+        "dense=fp16",
+        "rows=fp8",
+        "colour=fp32",
+        "rows",
+        "",
+        "rows=int8,rows=int4",
+    ],
 )
 def test_an_unknown_precision_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="precision"):

@@ -9,8 +9,6 @@ namespace {
 
 constexpr int kLineBytes = 64;
 
-std::ptrdiff_t spread(int width) { return (width + 15) / 16 * 16 + 16; }
-
 std::size_t room(std::int64_t rows, std::ptrdiff_t stride) {
   return static_cast<std::size_t>(rows * stride);
 }

@@ -7,9 +7,6 @@ namespace {
 
 int padded(int width, int lanes) { return (width + lanes - 1) / lanes * lanes; }
 
-// Rows whose distance is a power of two would fall onto few sets of the cache.
-std::ptrdiff_t spread(int width) { return padded(width, 16) + 16; }
-
 }  // namespace
 
 PackedLayer::PackedLayer(const DenseKernels& kernels, DenseFormat format, const LayerWeights& w)

@@ -17,6 +17,10 @@ namespace tailrank {
 // large weights are read once for this many. Blocks of 64 and 128 were not faster (docs/lab-notes.md).
 constexpr std::int64_t kBlockRows = 256;
 
+// The distance of rows of that width: whole registers, and one more, for rows whose distance is a
+// power of two, as widths are, fall onto few sets of the cache.
+inline std::ptrdiff_t spread(int width) { return (width + 15) / 16 * 16 + 16; }
+
 // The format of layers that stay fp32 where others are int8.
 inline DenseFormat unless_int8(DenseFormat format) {
   return format == DenseFormat::int8 ? DenseFormat::fp32 : format;
