@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tailrank.models import RankingModel
 
+# Brought up to date at once: shares of all rows, in double precision, could outweigh small rows.
+_BLOCK_ROWS = 1 << 18
 
 class WeightAverage:
     """Mean of a model's weights after each step, later steps weighing more.
@@ -74,7 +76,9 @@ class WeightAverage:
     def _catch_up(self) -> None:
         """Bring every mean up to the last step."""
         self._catch_up_dense()
-        self._mean_VD.lerp_(self._table, self._new(self._seen_V).unsqueeze(1))
+        whole = (self._mean_VD, self._table, self._seen_V)
+        for mean_KD, row_KD, seen_K in zip(*(t.split(_BLOCK_ROWS) for t in whole), strict=True):
+            mean_KD.lerp_(row_KD, self._new(seen_K).unsqueeze(1))
         self._seen_V.copy_(self._num_steps)
 
     @torch.no_grad()

@@ -36,7 +36,10 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("asked_at", [set(), {1}, {4, 5, 13}])
-def test_it_is_the_mean_of_the_weights_after_each_step(fraction: float, asked_at: set) -> None:
+def test_it_is_the_mean_of_the_weights_after_each_step(
+    fraction: float, asked_at: set, monkeypatch
+) -> None:
+    monkeypatch.setattr("tailrank.training.averaging._BLOCK_ROWS", 999)
     model = small_model()
     step = TrainStep(model, TrainingConfig(lr=0.1, average_fraction=fraction))
     after = []
