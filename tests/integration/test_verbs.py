@@ -380,6 +380,7 @@ TUNE = ["tune", "preset:dlrm-rmc1", "--scale", "0.0001", "--sla", "p95=10ms"]
         ([*TUNE, "--seed", "-1"], "from 0"),
         ([*TUNE, "--duration", "0s"], "above 0"),
         ([*TUNE, "--delay", "1ms"], "never waits"),
+        ([*TUNE, "--profile", "p.json", "--profile-budget", "9s"], "leave one out"),
         (["tune", "preset:dlrm-rmc1", "--scale", "inf", "--sla", "p95=10ms"], "finite"),
     ],
 )

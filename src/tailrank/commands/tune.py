@@ -96,6 +96,8 @@ def tune(
     )
     if delay is not None and policy == "static":
         raise RequestError("--delay", "the static policy never waits; see --policy coalescing")
+    if profile is not None and profile_budget is not None:
+        raise RequestError("--profile-budget", "--profile has its times already; leave one out")
     delay = delay or ("0ms" if policy == "static" else "1ms")
     duration = duration or ("2s" if quick else "10s")
     profile_budget = profile_budget or ("4s" if quick else "20s")

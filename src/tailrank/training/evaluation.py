@@ -64,7 +64,8 @@ def _collect(
     metrics, done, total = BinaryMetrics(), 0, dataset.num_rows(splits)
     if not total:
         of = f"{dataset.num_rows(SPLITS)} rows are too few to cut into three"
-        reason = f"no {' or '.join(splits)} rows: {of}; --split all scores every one"
+        otherwise = "name a longer log, or score every row with evaluate --split all"
+        reason = f"no {' or '.join(splits)} rows: {of}; {otherwise}"
         raise RequestError("--split", reason)
     with torch.inference_mode():
         for batch, labels in dataset.batches(splits, _BATCH_ITEMS):
