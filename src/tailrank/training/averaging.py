@@ -19,6 +19,7 @@ from tailrank.models import RankingModel
 # Brought up to date at once: shares of all rows, in double precision, could outweigh small rows.
 _BLOCK_ROWS = 1 << 18
 
+
 class WeightAverage:
     """Mean of a model's weights after each step, later steps weighing more.
 
@@ -77,7 +78,9 @@ class WeightAverage:
         """Bring every mean up to the last step."""
         self._catch_up_dense()
         whole = (self._mean_VD, self._table, self._seen_V)
-        for mean_KD, row_KD, seen_K in zip(*(t.split(_BLOCK_ROWS) for t in whole), strict=True):
+        for mean_KD, row_KD, seen_K in zip(
+            *(torch.split(t, _BLOCK_ROWS) for t in whole), strict=True
+        ):
             mean_KD.lerp_(row_KD, self._new(seen_K).unsqueeze(1))
         self._seen_V.copy_(self._num_steps)
 
