@@ -49,4 +49,4 @@ def check_fits(bytes_needed: int, gpu_free_bytes: int | None = None) -> None:
     if bytes_needed > available:
         left = format_bytes(max(available, 0))
         reason = f"{format_bytes(bytes_needed)} needed, and {left} can be had on this {place}"
-        raise RequestError("memory", f"{reason}; use a smaller --scale or dim")
+        raise RequestError("memory", f"{reason}; use a smaller --scale or --embedding-dim")
