@@ -174,9 +174,7 @@ def train(
     )
     check_output(out, overwrite=overwrite or resume)
     checkpoints = out.with_name(out.name + ".checkpoint")
-    events = None
-    if tensorboard is not None and not dry_run:
-        events = TensorBoardLog(tensorboard, resume=resume)
+    events = None if tensorboard is None else TensorBoardLog(tensorboard, resume=resume)
     console = Console(json=json, quiet=quiet)
     with nullcontext() if dry_run else locked_directory(checkpoints, "--out"):
         check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)

@@ -58,11 +58,16 @@ def test_training_rows_of_one_class_are_refused(tmp_path: Path, capsys, extra: l
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("--warmup-steps", "99"), ("--select-by", "grouped_auc")]
+    ("setting", "value"),
+    [("--warmup-steps", "99"), ("--select-by", "grouped_auc"), ("--tensorboard", "events")],
 )
 def test_a_dry_run_refuses_what_the_run_would_refuse(
-    tmp_path: Path, capsys, setting: str, value: str
+    tmp_path: Path, capsys, monkeypatch, setting: str, value: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    events = Path("events/train/events.out.tfevents.1")  # of an earlier run
+    events.parent.mkdir(parents=True)
+    events.touch()
     log, schema = tmp_path / "t.csv", tmp_path / "schema.toml"
     log.write_text("y,a,b\n" + "".join(f"{row % 2},{row % 3},{row % 5}\n" for row in range(70)))
     schema.write_text('label = "y"\n[[feature]]\nname = "a"\n[[feature]]\nname = "b"\n')
