@@ -172,10 +172,20 @@ class SideFeatures:
             weights_L=None if self.weights_L is None else self.weights_L[start:end],
         )
 
-    def id_error(self, spec: FeatureSpec, side: Side, position: int) -> ConfigError:
-        """What to raise for the id at `position` of `values_L`, which is outside its table."""
+    def id_error(
+        self, spec: FeatureSpec, side: Side, position: int, bag: int | None = None
+    ) -> ConfigError:
+        """What to raise for the id at `position` of `values_L`, which is outside its table.
+
+        Args:
+            spec: the features.
+            side: which of its sides this is.
+            position: of the id.
+            bag: that holds it; None: looked for in the offsets, which then have to be sound.
+        """
         sparse = spec.sparse(side)
-        bag = int(torch.searchsorted(self.offsets, position, right=True)) - 1
+        if bag is None:
+            bag = int(torch.searchsorted(self.offsets, position, right=True)) - 1
         row, feature = bag // len(sparse), sparse[bag % len(sparse)]
         place = position - int(self.offsets[bag])
         limit = spec.table(feature.table).num_embeddings
@@ -294,14 +304,7 @@ def _check_side(side: SideFeatures, spec: FeatureSpec, name: Side) -> None:
     limit_L = torch.repeat_interleave(limits.repeat(rows), offsets.diff())
     bad = torch.nonzero((side.values_L < 0) | (side.values_L >= limit_L))
     if len(bad):
-        position = int(bad[0])
-        bag = int(torch.searchsorted(offsets, torch.tensor(position), right=True)) - 1
-        feature = sparse[bag % len(sparse)]
-        raise ConfigError(
-            f"{feature.name} (row {bag // len(sparse)}, position {position - int(offsets[bag])})",
-            int(side.values_L[position]),
-            f"an id from 0 to {int(limit_L[position]) - 1}",
-        )
+        raise side.id_error(spec, name, int(bad[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -62,8 +62,8 @@ def test_a_good_batch_passes_and_counts() -> None:
         ({"item_to_user": torch.tensor([1, 0, 1])}, "item_to_user_B"),
         ({"item_to_user": torch.tensor([0, 1, 2])}, "item_to_user_B"),
         ({"item_to_user": torch.tensor([0, 1])}, "item_to_user_B.shape"),
-        ({"item_values": torch.tensor([0, 3, 4, 8, 1])}, "tags (row 0, position 1)"),
-        ({"user_values": torch.tensor([1, -2, 8])}, "history (row 0, position 1)"),
+        ({"item_values": torch.tensor([0, 3, 4, 8, 1])}, "tags (item row 0, id 1 of its bag)"),
+        ({"user_values": torch.tensor([1, -2, 8])}, "history (user row 0, id 1 of its bag)"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, field: str) -> None:

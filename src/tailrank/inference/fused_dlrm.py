@@ -205,12 +205,7 @@ class FusedDlrm:
         if kind == self._bad_offsets:
             value, allowed = int(features.offsets[bag]), f"rising from 0 to {features.num_ids}"
             raise ConfigError(f"{side}.offsets[{bag}]", value, allowed)
-        sparse = self._spec.sparse(side)
-        row, feature = bag // len(sparse), sparse[bag % len(sparse)]
-        place = position - int(features.offsets[bag])
-        field = f"{feature.name} ({side} row {row}, id {place} of its bag)"
-        limit = self._spec.table(feature.table).num_embeddings
-        raise ConfigError(field, int(features.values_L[position]), f"0 to {limit - 1}")
+        raise features.id_error(self._spec, side, position, bag)
 
 
 def _refuse_side(features: SideFeatures, side: Side, width: int, num_sparse: int) -> NoReturn:
