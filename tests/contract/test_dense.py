@@ -398,6 +398,19 @@ def test_one_ranker_serves_several_threads(isa) -> None:
     assert not wrong
 
 
+def test_the_tables_that_are_read_live_as_long_as_the_ranker(isa) -> None:
+    spec = make_spec(0, 5, 2, 3, 16)
+    model = make_dlrm(spec, "cat")
+    fused = FusedDlrm(model, "fp32", isa)
+    batch = random_batch(spec, 40, 3)
+    wanted = fused(batch)
+    parameter = model.tables.weight_VD
+    parameter.data = torch.empty(0)  # as `model.to` does
+    others = [torch.full((1043, 16), NAN) for _ in range(20)]  # where it lay, were it free
+    assert torch.equal(fused(batch), wanted)
+    assert len(others) == 20
+
+
 def test_an_outlying_id_is_named_in_any_block(isa) -> None:
     spec = make_spec(0, 5, 2, 3, 16)
     fused = FusedDlrm(make_dlrm(spec, "cat"), "fp32", isa)

@@ -91,7 +91,7 @@ class FusedDlrm:
         chosen = choose_dense_isa(isa)
         self.isa: str = chosen.name
         self._spec = model.config.spec
-        self._weight_VD = model.tables.weight_VD
+        self._weight_VD = model.tables.weight_VD.detach()  # its memory, whatever becomes of it
         bottom = PackedWeights(layers_of(model.bottom), dense_format)
         order_K, num_user_inputs = column_order(model.config)
         first, *rest = layers_of(model.top)
