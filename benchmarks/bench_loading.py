@@ -2,7 +2,7 @@
 
 In turns: `load` itself, ready to score; its floor, the same bytes read into one small buffer and
 hashed; and two passes, as a hash of the file and a copy out of safetensors' map of it, without a
-ranker. All on one core, for loading has no thread of its own.
+ranker. Loading hashes in a second thread, the others have one.
 
     python benchmarks/bench_loading.py [--quick] [--json PATH]
 """
@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rounds, scale = (3, 0.05 * SCALE) if arguments.quick else (7, SCALE)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     huge_page_refusals: list[object] = []
     with tempfile.TemporaryDirectory() as folder:
