@@ -260,14 +260,14 @@ def paired_bootstrap(
         (difference, low, high).
 
     Raises:
-        ConfigError: they differ in length, only one class occurs, or groups are missing.
+        ConfigError: they differ in length, or classes or groups that the metric needs are missing.
     """
     positive = np.asarray(labels).reshape(-1) == 1
     both = [np.atleast_2d(np.asarray(s, dtype=np.float64)) for s in (scores, other_scores)]
     if any(runs.shape[1] != len(positive) for runs in both):
         raise ConfigError("scores", [runs.shape for runs in both], f"{len(positive)} rows each")
-    if positive.all() or not positive.any():
-        raise ConfigError("labels", "one class", "both classes")
+    if metric in ("auc", "grouped_auc") and (positive.all() or not positive.any()):
+        raise ConfigError("labels", "one class", f"both classes, for {metric}")
     if metric not in get_args(PairedMetric):
         raise ConfigError("metric", metric, " or ".join(get_args(PairedMetric)))
     if groups is None and metric in ("grouped_auc", "ndcg_at_10"):

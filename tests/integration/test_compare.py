@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tailrank.cli import main
+from tailrank.metrics import BinaryMetrics
 from tailrank.reporting.report_data import ReportData
+from tailrank.training.scores import load_scores, save_scores
 
 DATA = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
 
@@ -71,6 +73,22 @@ def test_runs_of_any_name_are_compared(runs, tmp_path: Path, capsys) -> None:
     words = ["compare", str(poor), str(runs[1]), "--resamples", "100", "--json"]
     assert main(words) == 0
     assert "1_versuch.auc" in json.loads(capsys.readouterr().out)["metrics"]
+
+
+def test_rows_of_one_class_are_compared_by_what_they_have(runs, tmp_path: Path, capsys) -> None:
+    folders = [shutil.copytree(run, tmp_path / run.name) for run in runs]
+    for folder in folders:
+        scored, fingerprint = load_scores(folder)
+        clicked = BinaryMetrics()
+        clicked.update(scored.scores, scored.labels * 0, scored.groups)
+        save_scores(folder, clicked, fingerprint)
+    assert main(["compare", *map(str, folders), "--resamples", "100", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["metrics"].keys() == {
+        *(f"{run}.{name}" for run in ("poor", "good") for name in ("logloss", "num_rows")),
+        "good.logloss_difference",
+    }
+    assert "AUC is undefined: all 1,000 rows have label 0" in printed.err
 
 
 def test_other_data_is_refused(runs, tmp_path: Path, capsys) -> None:

@@ -129,6 +129,16 @@ def test_paired_bootstrap_needs_both_classes_and_equal_rows() -> None:
         paired_bootstrap([0.1, 0.2], [0.2], [1, 0])
 
 
+def test_rows_of_one_class_have_a_logloss_to_compare_and_an_ndcg() -> None:
+    rows = ([0.2, 0.4, 0.2], [0.1, 0.3, 0.2], [1, 1, 1], [0, 0, 1])
+    found, low, high = paired_bootstrap(*rows, metric="logloss", num_resamples=100)
+    assert found == pytest.approx((math.log(0.1 / 0.2) + math.log(0.3 / 0.4)) / 3)
+    assert low < found < high <= 0.0
+    assert paired_bootstrap(*rows, metric="ndcg_at_10", num_resamples=20) == (0.0, 0.0, 0.0)
+    with pytest.raises(ConfigError, match="both classes, for grouped_auc"):
+        paired_bootstrap(*rows, metric="grouped_auc")
+
+
 def slow_ndcg(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean over random orders of ties, exactly: every row's expected discount."""
     gained = 0.0

@@ -52,6 +52,7 @@ def compare(
     from tailrank.core.names import plain_names
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
+    from tailrank.reporting.quality import undefined_metrics
     from tailrank.reporting.report import write_report
     from tailrank.reporting.report_data import NamedCurve, ReportData
     from tailrank.reporting.result import Result, write_result
@@ -71,6 +72,8 @@ def compare(
     with console.progress("bootstrap") as progress:
         compared = _differences(loaded, rows, resamples, seed, progress)
     console.show(comparison_table(rows, compared))
+    if (missing := undefined_metrics(loaded[0].scored)) is not None:
+        console.warn(missing)
     called = plain_names((run.name for run in loaded), "run")
     named = [(f"{called[row.run]}.{row.metric}_difference", row) for row in compared]
     result = Result(
