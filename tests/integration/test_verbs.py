@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tailrank.cli import main
+from tailrank.core.errors import BackendUnavailable
 from tailrank.reporting.report_data import ReportData
 from tailrank.reporting.result import read_result
 
@@ -208,6 +209,21 @@ def test_an_export_that_ranks_worse_is_refused(
     assert main([*words, "--quiet"]) == 3
     assert re.search(r"a drop of \d+\.\d+%, of 0\.1000% allowed", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_says_which_precisions_it_left_out_and_why(
+    model: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    def refuse(path: Path, **options: object) -> None:
+        raise BackendUnavailable("no such instructions")
+
+    monkeypatch.setattr("tailrank.training.quality_gate.load", refuse)
+    data = "synthetic:rows=7000,items_per_user=10,num_embeddings=50,seed=3"
+    out = tmp_path / "auto"
+    words = ["export", str(model), "--precision", "auto", "--data", data, "--out", str(out)]
+    assert main(words) == 0
+    assert "rows=int4,dense=bf16: not tried, no such instructions" in capsys.readouterr().out
+    assert len(read_result(out / "result.json").config["unavailable"]) == 11
 
 
 def test_an_exported_model_is_evaluated_by_the_ranker_that_serves_it(
