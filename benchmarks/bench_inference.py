@@ -197,6 +197,8 @@ def measure(settings: Settings) -> Result:
     cores = sorted(os.sched_getaffinity(0), reverse=True)[:2]
     torch.set_num_threads(1)
     candidates = [c for c in (*OURS, *FLOORS, *PEERS) if c.module not in settings.left_out]
+    users = Figures({}, {}, {})
+    measure_users(users, settings, cores)
     found = {
         outcome.model.name: outcome
         for outcome in (
@@ -218,7 +220,8 @@ def measure(settings: Settings) -> Result:
     for model, outcome in found.items():
         for label, drop in outcome.drops.items():
             figures.metrics[f"auc_drop_fraction.{model}.{label}"] = drop
-    measure_users(figures, settings, cores)
+    figures.metrics |= users.metrics
+    figures.intervals |= users.intervals
     return Result(
         command="bench_inference",
         config={

@@ -30,8 +30,9 @@ from tailrank.models.presets import load_preset
 from tailrank.training.recipe import recipe_for
 
 ITEMS, USER_TABLES = 128, 6
-PRECISIONS = ("fp32", "bf16", "int8")
-TOLERANCE = 1e-5
+# Largest difference of a score to that of copied users. The order of sums differs with the number
+# of user rows; under fewer bits a sum near the edge of two codes may fall to either side.
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3, "int8": 1e-3}
 _POOL_ITEMS, _CALLS = 16_384, 5
 NextBatch = Callable[[], FeatureBatch]
 
@@ -65,9 +66,11 @@ def measure_rmc1(figures: Figures, scale: float, rounds: int) -> None:
 
 def measure_movielens(figures: Figures, folder: Path, rounds: int) -> None:
     """A DLRM of the recipe's sizes on real users and candidates; weights are drawn."""
-    dataset = MovieLensDataset(MovieLensConfig(path=folder))
+    recipe = recipe_for("dlrm", "movielens")
+    dim = recipe.data.embedding_dim
+    dataset = MovieLensDataset(MovieLensConfig(path=folder, embedding_dim=dim))
     rows, _ = next(iter(dataset.batches(("test",), _POOL_ITEMS, shuffle_seed=0)))
-    model = build_model(recipe_for("dlrm", "movielens").model_config(dataset.spec), None).eval()
+    model = build_model(recipe.model_config(dataset.spec), None).eval()
     assert isinstance(model, DLRM)
     draw_weights(model, 0)
     draw = Draw(user=rows.user, item=rows.item)
@@ -114,13 +117,13 @@ def _measure(
 ) -> None:
     """The ways in turns in every precision, each on batches of its own; CPU time of this thread."""
     model, once = with_users
-    for precision in PRECISIONS:
+    for precision, tolerance in TOLERANCE.items():
         with tempfile.TemporaryDirectory() as folder:
             ranker = tailrank_ranker(model, precision, folder)
             papers_ranker = tailrank_ranker(papers[0], precision, folder)
         part = once()
         difference = float((ranker.rank(part) - ranker.rank(copied(part))).abs().max())
-        assert difference <= TOLERANCE, f"{name}: user once differs by {difference} from copies"
+        assert difference <= tolerance, f"{name} {precision}: {difference} from copies"
         ways: dict[str, tuple[Ranker, NextBatch]] = {
             "once": (ranker, once),
             "copied": (ranker, lambda: copied(once())),
