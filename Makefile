@@ -51,6 +51,7 @@ test: check
 	$(BIN)/python -m pytest
 
 check: setup
+	$(if $(EDITABLE),-$(MAKE) --no-print-directory kernels)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy

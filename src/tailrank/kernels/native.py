@@ -5,6 +5,8 @@ The only module that imports the extension. Knows tensors only.
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -13,12 +15,26 @@ from tailrank.core.errors import BackendUnavailable, ConfigError
 if TYPE_CHECKING:
     from tailrank.kernels._native import Isa
 
+_INTERFACE = Path(__file__).with_name("_native.pyi")
+
+
+def _mismatch(module: ModuleType) -> str | None:
+    """Why an extension does not fit this package; None when it does.
+
+    Memory goes to it as addresses: one built before its interface changed would crash.
+    """
+    built_for = getattr(module, "INTERFACE", None)
+    if built_for == hashlib.sha256(_INTERFACE.read_bytes()).hexdigest():
+        return None
+    return f"the native kernels here were built for another {_INTERFACE.name}"
+
+
 try:
     from tailrank.kernels import _native
 except ImportError as error:
     _REASON: str | None = f"the native kernels are not installed here ({error})"
 else:
-    _REASON = None
+    _REASON = _mismatch(_native)
 
 # Instruction sets that the kernels are compiled for, widest first.
 IsaName = Literal["avx512", "avx2", "portable"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from types import ModuleType
+
 import pytest
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
@@ -15,6 +18,13 @@ def test_without_the_extension_the_reason_and_the_fix_are_said(
     assert native.why_unavailable() == "no extension in this test"
     with pytest.raises(BackendUnavailable, match=r"no extension in this test.*make kernels"):
         native.runnable_isas()
+
+
+def test_an_extension_of_another_interface_is_not_called() -> None:
+    old = ModuleType("_native")
+    assert "built for another _native.pyi" in str(native._mismatch(old))
+    old.INTERFACE = hashlib.sha256(native._INTERFACE.read_bytes()).hexdigest()  # type: ignore[attr-defined]
+    assert native._mismatch(old) is None
 
 
 @pytest.mark.skipif(native.why_unavailable() is not None, reason=str(native.why_unavailable()))

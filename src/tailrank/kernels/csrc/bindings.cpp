@@ -16,6 +16,7 @@ NB_MODULE(_native, module) {
       .value("portable", Isa::portable)
       .value("avx2", Isa::avx2)
       .value("avx512", Isa::avx512);
+  module.attr("INTERFACE") = TAILRANK_INTERFACE;
   module.def("can_run", &tailrank::can_run);
   tailrank::bind_lookup(module);
   tailrank::bind_dense(module);
