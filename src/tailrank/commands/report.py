@@ -11,7 +11,8 @@ def report(run: Path, *, out: Path | None = None, quiet: bool = False, json: boo
     Example: tailrank report runs/tuned --out tuned.html
 
     Args:
-        run: Folder that train, tune or demo wrote: result.json, and the columns beside it.
+        run: Folder that train, compare, export, tune or demo wrote: result.json, and the columns
+            beside it.
         out: File to write; default: report.html in that folder.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the run's own result as JSON on standard output.
