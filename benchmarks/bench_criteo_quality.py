@@ -10,97 +10,63 @@ seed) has a paired bootstrap interval over rows.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from peers.logistic_regression import fit_logistic, predict, read_hashed
+from quality_runs import Run, difference, parse_arguments, report, run_recipe, spread, test_metrics
 from tailrank.data.dataset import split_bounds
-from tailrank.data.registry import open_dataset
-from tailrank.metrics import BinaryMetrics, paired_bootstrap
-from tailrank.reporting.result import Result, to_json, write_result
-from tailrank.training.procedure import Trained, train_and_test
-from tailrank.training.recipe import RECIPES
+from tailrank.metrics import BinaryMetrics
+from tailrank.reporting.result import Result
+from tailrank.training.recipe import recipe_for
 
+METRICS = ("auc", "logloss", "normalised_entropy", "calibration")
 PENALTIES = (5.0, 10.0, 15.0, 20.0, 30.0)
 SEEDS = (0, 1, 2)
 SHARED = Path(__file__).resolve().parents[2] / "shared/data/criteo_kaggle/train.tsv"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=SHARED, help="the Criteo TSV")
-    parser.add_argument("--quick", action="store_true", help="one seed, one penalty")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if not arguments.data.is_file():
-        print(f"SKIPPED: no Criteo log at {arguments.data}; name one with --data")
+    arguments = parse_arguments(__doc__, SHARED, "one seed, one penalty", ("dlrm",))
+    if arguments is None:
         return
+    recipe = recipe_for("dlrm", "criteo")
     seeds, penalties = (SEEDS[:1], (15.0,)) if arguments.quick else (SEEDS, PENALTIES)
+    data, kept = f"criteo:{arguments.data}", arguments.runs
+    runs = [run_recipe("dlrm", data, recipe, seed, refit=True, runs=kept) for seed in seeds]
+    if arguments.only:
+        return
     penalty, regression = logistic_regression(arguments.data, penalties)
-    base = regression.compute()
+    base = regression.test.compute()
     metrics = {
         "criteo.logistic_regression.auc": base.auc,
         "criteo.logistic_regression.logloss": base.logloss,
     }
-    runs, differences, scores = [], [], []
-    for seed in seeds:
-        trained = dlrm(arguments.data, seed)
-        values = trained.test.compute()
-        assert np.array_equal(trained.test.labels, regression.labels), "the same rows"
-        scores.append(trained.test.scores)
-        runs.append((values, trained.metrics()))
-        differences.append(
-            paired_bootstrap(trained.test.scores, regression.scores, regression.labels, seed=seed)
-        )
+    intervals = {}
+    for seed, run in zip(seeds, runs, strict=True):
+        values, name = run.test.compute(), f"criteo.difference_auc_seed_{seed}"
         metrics[f"criteo.dlrm.auc_seed_{seed}"] = values.auc
         metrics[f"criteo.dlrm.logloss_seed_{seed}"] = values.logloss
-        metrics[f"criteo.difference_auc_seed_{seed}"] = differences[-1][0]
-    overall = paired_bootstrap(np.stack(scores), regression.scores, regression.labels)
-    metrics |= {
-        "criteo.dlrm.auc": float(np.mean([values.auc for values, _ in runs])),
-        "criteo.dlrm.logloss": float(np.mean([values.logloss for values, _ in runs])),
-        "criteo.dlrm.normalised_entropy": float(
-            np.mean([values.normalised_entropy for values, _ in runs])
-        ),
-        "criteo.dlrm.calibration": float(np.mean([values.calibration for values, _ in runs])),
-        "criteo.dlrm.auc_validation": float(np.mean([m["auc_validation"] for _, m in runs])),
-        "criteo.difference_auc": overall[0],
-    }
-    intervals = {
-        f"criteo.difference_auc_seed_{seed}": found[1:]
-        for seed, found in zip(seeds, differences, strict=True)
-    }
+        metrics[name], intervals[name] = difference([run], [regression], seed=seed)
+    name = "criteo.difference_auc"
+    metrics |= test_metrics("criteo.dlrm", runs, METRICS)
+    metrics |= spread("criteo.dlrm.auc_validation", [run.metrics["auc_validation"] for run in runs])
+    metrics[name], intervals[name] = difference(runs, [regression])
     result = Result(
         command="bench_criteo_quality",
         config={
             "data": str(arguments.data),
-            "recipe": RECIPES["dlrm", "criteo"].to_dict(),
+            "recipe": recipe.to_dict(),
             "logistic_regression": {"penalty": penalty, "penalties": penalties},
             "seeds": seeds,
         },
         seed=seeds[0],
         metrics=metrics,
-        intervals={**intervals, "criteo.difference_auc": overall[1:]},
+        intervals=intervals,
     )
-    if arguments.json:
-        write_result(arguments.json, result)
-    print(to_json(result))
+    report(result, arguments.json)
 
 
-def dlrm(path: Path, seed: int) -> Trained:
-    """The recipe with another seed: chosen on validation, refitted, tested once."""
-    recipe = RECIPES["dlrm", "criteo"]
-    recipe = replace(recipe, training=replace(recipe.training, seed=seed))
-    dataset = open_dataset(f"criteo:{path}", recipe.data)
-    trained = train_and_test(dataset, recipe, refit=True)
-    assert trained is not None
-    return trained
-
-
-def logistic_regression(path: Path, penalties: tuple[float, ...]) -> tuple[float, BinaryMetrics]:
+def logistic_regression(path: Path, penalties: tuple[float, ...]) -> tuple[float, Run]:
     """The penalty chosen on validation, and the scores of the test after a refit."""
     rows = read_hashed(path)
     bounds = split_bounds(len(rows.labels))
@@ -117,7 +83,7 @@ def logistic_regression(path: Path, penalties: tuple[float, ...]) -> tuple[float
     test.update(
         predict(rows, first, last, fit_logistic(rows, 0, first, chosen)), rows.labels[first:last]
     )
-    return chosen, test
+    return chosen, Run(test=test, metrics={})
 
 
 if __name__ == "__main__":
