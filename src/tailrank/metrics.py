@@ -21,13 +21,15 @@ from tailrank.core.errors import ConfigError
 PROBABILITY_MIN = 1e-7
 """Probabilities are clipped to [1e-7, 1 - 1e-7] in the logloss; one sure miss costs 16.1 nats."""
 
-NDCG_DEPTH = 10
-"""Rows of a group, best scores first, that the NDCG looks at."""
+DEPTH = 10
+"""Rows of a group, best scores first, that NDCG and hit rate look at."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-PairedMetric = Literal["auc", "logloss", "grouped_auc", "ndcg_at_10"]
+PairedMetric = Literal["auc", "logloss", "grouped_auc", "ndcg_at_10", "hit_rate_at_10"]
+GROUP_METRICS = ("grouped_auc", "ndcg_at_10", "hit_rate_at_10")
+"""Metrics that only rows with groups have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class MetricValues:
         calibration: mean predicted over mean observed rate; NaN without a positive row.
         grouped_auc: see `GroupValues`; NaN without groups.
         ndcg_at_10: likewise.
+        hit_rate_at_10: likewise.
     """
 
     num_rows: int
@@ -53,6 +56,7 @@ class MetricValues:
     calibration: float
     grouped_auc: float = math.nan
     ndcg_at_10: float = math.nan
+    hit_rate_at_10: float = math.nan
 
     def to_dict(self) -> dict[str, float]:
         """The values by name."""
@@ -72,12 +76,15 @@ class GroupValues:
             what they would gain in any order among themselves.
             Source: McSherry and Najork, Computing Information Retrieval Performance Measures
             Efficiently in the Presence of Tied Scores, ECIR 2008.
+        hit_rate_at_10_G: whether a positive row is among the ten best scores of each, 0 or 1, or
+            in how many orders of rows of one score it is; NaN without a positive row.
     """
 
     group_G: Ints
     num_rows_G: Ints
     auc_G: Floats
     ndcg_at_10_G: Floats
+    hit_rate_at_10_G: Floats
 
     @property
     def grouped_auc(self) -> float:
@@ -92,6 +99,11 @@ class GroupValues:
     def ndcg_at_10(self) -> float:
         """Mean NDCG over groups with a positive row; NaN where there is none."""
         return _mean_of_known(self.ndcg_at_10_G, np.ones(len(self.ndcg_at_10_G)))
+
+    @property
+    def hit_rate_at_10(self) -> float:
+        """Share of the groups with a positive row that rank one among their ten best."""
+        return _mean_of_known(self.hit_rate_at_10_G, np.ones(len(self.hit_rate_at_10_G)))
 
 
 class BinaryMetrics:
@@ -172,6 +184,7 @@ class BinaryMetrics:
             calibration=float(scores.mean()) / rate if rate else math.nan,
             grouped_auc=math.nan if groups is None else groups.grouped_auc,
             ndcg_at_10=math.nan if groups is None else groups.ndcg_at_10,
+            hit_rate_at_10=math.nan if groups is None else groups.hit_rate_at_10,
         )
 
     def per_group(self) -> GroupValues | None:
@@ -208,19 +221,23 @@ def per_group(scores: Floats, labels: Bools, groups: Ints) -> GroupValues:
     wins_T = (num_T - positive_T) * (above_T + 0.5 * positive_T)
     pairs_G = positive_G * (num_G - positive_G)
     # gain_at[r]: what r positive rows gain in the first r places.
-    gain_at = np.r_[0.0, np.cumsum(1.0 / np.log2(np.arange(2, NDCG_DEPTH + 2)))]
+    gain_at = np.r_[0.0, np.cumsum(1.0 / np.log2(np.arange(2, DEPTH + 2)))]
     rank_T = first_T - first_G[of_T]
-    places_T = gain_at[np.minimum(rank_T + num_T, NDCG_DEPTH)]
-    places_T -= gain_at[np.minimum(rank_T, NDCG_DEPTH)]
+    taken_T = np.clip(DEPTH - rank_T, 0, num_T)
+    places_T = gain_at[np.minimum(rank_T, DEPTH) + taken_T] - gain_at[np.minimum(rank_T, DEPTH)]
     gained_G = np.bincount(of_T, positive_T / num_T * places_T, len(group_G))
-    ideal_G = gain_at[np.minimum(positive_G, NDCG_DEPTH).astype(np.int64)]
+    ideal_G = gain_at[np.minimum(positive_G, DEPTH).astype(np.int64)]
+    miss_G = np.multiply.reduceat(
+        _miss(num_T, positive_T, taken_T), np.flatnonzero(new_group_B[first_T])
+    )
     unknown = np.full(len(group_G), math.nan)
     wins_G = np.bincount(of_T, wins_T, len(group_G))
     return GroupValues(
         group_G=group_G,
         num_rows_G=num_G,
         auc_G=np.divide(wins_G, pairs_G, out=unknown.copy(), where=pairs_G > 0),
-        ndcg_at_10_G=np.divide(gained_G, ideal_G, out=unknown, where=ideal_G > 0),
+        ndcg_at_10_G=np.divide(gained_G, ideal_G, out=unknown.copy(), where=ideal_G > 0),
+        hit_rate_at_10_G=np.where(positive_G > 0, 1.0 - miss_G, unknown),
     )
 
 
@@ -250,7 +267,7 @@ def paired_bootstrap(
         other_scores: likewise, of the model to compare with.
         labels: 0 or 1 per row.
         groups: the group of each row; None: every row is its own.
-        metric: what to compare; `grouped_auc` and `ndcg_at_10` need groups.
+        metric: what to compare; those of `GROUP_METRICS` need groups.
         num_resamples: draws of as many rows, or groups, as there are.
         seed: of the draws.
         confidence: of the interval.
@@ -270,7 +287,7 @@ def paired_bootstrap(
         raise ConfigError("labels", "one class", f"both classes, for {metric}")
     if metric not in get_args(PairedMetric):
         raise ConfigError("metric", metric, " or ".join(get_args(PairedMetric)))
-    if groups is None and metric in ("grouped_auc", "ndcg_at_10"):
+    if groups is None and metric in GROUP_METRICS:
         raise ConfigError("groups", None, f"the group of each row, which {metric} needs")
     group_B = np.arange(len(positive)) if groups is None else np.asarray(groups).reshape(-1)
     if len(group_B) != len(positive):
@@ -307,7 +324,18 @@ def _reweighted(
     groups = per_group(scores, labels, group_B)
     if metric == "grouped_auc":
         return lambda weight_G: _mean_of_known(groups.auc_G, weight_G * groups.num_rows_G)
-    return lambda weight_G: _mean_of_known(groups.ndcg_at_10_G, weight_G)
+    value_G = groups.ndcg_at_10_G if metric == "ndcg_at_10" else groups.hit_rate_at_10_G
+    return lambda weight_G: _mean_of_known(value_G, weight_G)
+
+
+def _miss(num_T: Ints, positive_T: Floats, taken_T: Ints) -> Floats:
+    """Probability that `taken_T` rows, drawn from runs of `num_T`, hold no positive one."""
+    miss_T = np.ones(len(num_T))
+    for drawn in range(DEPTH):
+        left_T = np.maximum(num_T - drawn, 1)
+        negative_T = np.maximum(num_T - positive_T - drawn, 0.0)
+        miss_T *= np.where(drawn < taken_T, negative_T / left_T, 1.0)
+    return miss_T
 
 
 def _row_losses(scores: Floats, labels: Bools) -> Floats:

@@ -1,12 +1,13 @@
 """Metrics against brute-force statements of their definitions."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from tailrank.core.errors import ConfigError
-from tailrank.metrics import BinaryMetrics, paired_bootstrap
+from tailrank.metrics import BinaryMetrics, PairedMetric, paired_bootstrap
 
 
 def brute_force_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -151,6 +152,17 @@ def slow_ndcg(scores: np.ndarray, labels: np.ndarray) -> float:
     return gained / ideal
 
 
+def slow_hit_rate(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of all sets of ten rows, best first and ties in any order, that hold a positive one."""
+    missed = 1.0
+    for score in np.unique(scores):
+        tied, places = scores == score, 10 - int((scores > score).sum())
+        count, positive = int(tied.sum()), int(labels[tied].sum())
+        drawn = min(count, max(0, places))
+        missed *= math.comb(count - positive, drawn) / math.comb(count, drawn)
+    return 1.0 - missed
+
+
 def grouped_rows(seed: int, decimals: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups of 1 to 30 rows, scattered, some of one class."""
     rng = np.random.default_rng(seed)
@@ -167,12 +179,13 @@ def test_metrics_per_group_equal_their_definitions(decimals: int) -> None:
     for start in range(0, len(scores), 97):  # groups are cut by updates
         stop = start + 97
         metrics.update(scores[start:stop], labels[start:stop], groups[start:stop])
-    aucs, ndcgs, rows = [], [], []
+    aucs, ndcgs, hits, rows = [], [], [], []
     for group in np.unique(groups):
         score, label = scores[groups == group], labels[groups == group].astype(int)
         both = 0 < label.sum() < len(label)
         aucs.append(brute_force_auc(score, label) if both else math.nan)
         ndcgs.append(slow_ndcg(score, label) if label.any() else math.nan)
+        hits.append(slow_hit_rate(score, label) if label.any() else math.nan)
         rows.append(len(label))
     assert 1 in rows
     assert np.isnan(aucs).sum() > np.isnan(ndcgs).sum() > 0
@@ -183,11 +196,13 @@ def test_metrics_per_group_equal_their_definitions(decimals: int) -> None:
     assert found.num_rows_G.tolist() == rows
     assert found.auc_G == pytest.approx(np.array(aucs), abs=1e-12, nan_ok=True)
     assert found.ndcg_at_10_G == pytest.approx(np.array(ndcgs), abs=1e-12, nan_ok=True)
+    assert found.hit_rate_at_10_G == pytest.approx(np.array(hits), abs=1e-12, nan_ok=True)
     known = ~np.isnan(aucs)
     values = metrics.compute()
     weighted = np.average(np.array(aucs)[known], weights=np.array(rows)[known])
     assert values.grouped_auc == pytest.approx(weighted, abs=1e-12)
     assert values.ndcg_at_10 == pytest.approx(np.nanmean(ndcgs), abs=1e-12)
+    assert values.hit_rate_at_10 == pytest.approx(np.nanmean(hits), abs=1e-12)
 
 
 def test_ndcg_of_ties_is_the_mean_over_their_orders() -> None:
@@ -203,16 +218,29 @@ def test_ndcg_of_ties_is_the_mean_over_their_orders() -> None:
     assert tied.compute().ndcg_at_10 == pytest.approx(np.mean(drawn), abs=4 * error)
 
 
+def test_hit_rate_of_ties_is_the_mean_over_their_orders() -> None:
+    rng = np.random.default_rng(4)
+    scores, labels = np.r_[np.full(4, 0.9), np.full(20, 0.5)], np.r_[np.zeros(18), np.ones(6)]
+    tied, drawn = BinaryMetrics(), []
+    tied.update(scores, labels, [9] * 24)
+    for _ in range(2000):
+        best = np.lexsort((rng.random(24), -scores))[:10]
+        drawn.append(labels[best].any())
+    error = np.std(drawn) / math.sqrt(len(drawn))
+    assert tied.compute().hit_rate_at_10 == pytest.approx(np.mean(drawn), abs=4 * error)
+
+
 def test_groups_of_one_class_have_no_grouped_auc_and_no_groups_no_metric() -> None:
     metrics = BinaryMetrics()
     metrics.update([0.2, 0.4, 0.6], [0, 0, 1], [1, 1, 2])
     values = metrics.compute()
     assert math.isnan(values.grouped_auc)
-    assert values.ndcg_at_10 == 1.0
+    assert values.ndcg_at_10 == values.hit_rate_at_10 == 1.0
     alone = BinaryMetrics()
     alone.update([0.2, 0.4], [0, 1])
     assert alone.per_group() is None
     assert math.isnan(alone.compute().ndcg_at_10)
+    assert math.isnan(alone.compute().hit_rate_at_10)
 
 
 @pytest.mark.parametrize("order", [(None, [1]), ([1], None)])
@@ -225,7 +253,7 @@ def test_groups_come_with_every_update_or_with_none(order: tuple) -> None:
         BinaryMetrics().update([0.5, 0.2], [1, 0], [1])
 
 
-@pytest.mark.parametrize("metric", ["auc", "logloss", "grouped_auc", "ndcg_at_10"])
+@pytest.mark.parametrize("metric", get_args(PairedMetric))
 def test_cluster_bootstrap_equals_resampling_groups_by_brute_force(metric: str) -> None:
     rng = np.random.default_rng(8)
     groups = np.repeat(np.arange(12), rng.integers(2, 15, 12))

@@ -27,7 +27,7 @@ def evaluate(
 ) -> int:
     """Score labelled rows with a trained model and report AUC, logloss, entropy, calibration.
 
-    Rows of users or queries also give grouped AUC and NDCG@10, over each one's candidates.
+    Rows of users or queries also give grouped AUC, NDCG@10 and HR@10, over each one's candidates.
 
     Categories are read with the vocabulary that the model was trained with; an exported model is
     scored by the ranker that serves it.

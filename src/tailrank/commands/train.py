@@ -43,7 +43,8 @@ def train(
     schedule_tables: Annotated[bool | None, Parameter(negative="--no-schedule-tables")] = None,
     average_fraction: float | None = None,
     evaluate_every: int | None = None,
-    select_by: Literal["logloss", "auc", "grouped_auc", "ndcg_at_10"] | None = None,
+    select_by: Literal["logloss", "auc", "grouped_auc", "ndcg_at_10", "hit_rate_at_10"]
+    | None = None,
     patience: int | None = None,
     embedding_dim: int | None = None,
     bottom_mlp: str | None = None,

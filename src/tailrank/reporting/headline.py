@@ -230,6 +230,7 @@ def _quality_figures(metrics: Mapping[str, float]) -> list[Figure]:
         ),
         (f"grouped_auc_{split}", "AUC", "inside each user's rows"),
         (f"ndcg_at_10_{split}", "NDCG@10", "over each user's candidates"),
+        (f"hit_rate_at_10_{split}", "HR@10", "of users with a positive among their ten best"),
         (f"logloss_{split}", "logloss", f"on {_part(split)}"),
     ):
         if (value := metrics.get(name)) is not None:

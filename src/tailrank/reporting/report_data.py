@@ -73,6 +73,7 @@ class LearningPoint:
     validation_logloss: float | None = None
     validation_grouped_auc: float | None = None
     validation_ndcg_at_10: float | None = None
+    validation_hit_rate_at_10: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,9 +247,9 @@ def _training(result: Result, columns: ReportData) -> Iterator[Section]:
         yield Section.of(
             "learning-curve",
             "What training learned",
-            "Logloss (lower is better), AUC and, where rows have groups, grouped AUC and NDCG@10 "
-            f"(higher is better) over training steps. {_chosen(result)} on the validation part; "
-            "the test part was scored once, after.",
+            "Logloss (lower is better), AUC and, where rows have groups, grouped AUC, NDCG@10 and "
+            f"HR@10 (higher is better) over training steps. {_chosen(result)} on the validation "
+            "part; the test part was scored once, after.",
             figures.learning_curve(
                 columns.learning_curve,
                 result.metrics.get("auc_attainable"),

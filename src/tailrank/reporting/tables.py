@@ -180,6 +180,7 @@ def metric_label(name: str) -> str:
         "auc": "AUC",
         "grouped_auc": "grouped AUC",
         "ndcg_at_10": "NDCG@10",
+        "hit_rate_at_10": "HR@10",
         "normalised_entropy": "normalised entropy",
     }
     return known.get(name, name)

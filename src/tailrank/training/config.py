@@ -10,7 +10,7 @@ from tailrank.core.errors import ConfigError
 from tailrank.training.optimizers import DenseOptimizerName, TableOptimizerName
 
 LrSchedule = Literal["constant", "linear", "cosine"]
-SelectBy = Literal["logloss", "auc", "grouped_auc", "ndcg_at_10"]
+SelectBy = Literal["logloss", "auc", "grouped_auc", "ndcg_at_10", "hit_rate_at_10"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

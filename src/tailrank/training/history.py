@@ -21,6 +21,7 @@ class CurvePoint:
         validation_logloss: likewise.
         validation_grouped_auc: likewise.
         validation_ndcg_at_10: likewise.
+        validation_hit_rate_at_10: likewise.
     """
 
     step: int
@@ -30,6 +31,7 @@ class CurvePoint:
     validation_logloss: float | None = None
     validation_grouped_auc: float | None = None
     validation_ndcg_at_10: float | None = None
+    validation_hit_rate_at_10: float | None = None
 
     def validation(self) -> dict[str, float]:
         """The validation metrics that there are, by name."""
@@ -38,6 +40,7 @@ class CurvePoint:
             "auc": self.validation_auc,
             "grouped_auc": self.validation_grouped_auc,
             "ndcg_at_10": self.validation_ndcg_at_10,
+            "hit_rate_at_10": self.validation_hit_rate_at_10,
         }
         return {name: value for name, value in values.items() if value is not None}
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.core.files import remove_leftovers
 from tailrank.data.dataset import SPLITS, Dataset, Split
+from tailrank.metrics import GROUP_METRICS
 from tailrank.models import RankingModel
 from tailrank.training.checkpoint import (
     load_checkpoint,
@@ -110,7 +111,7 @@ def check_selection(config: TrainingConfig, dataset: Dataset) -> None:
     Raises:
         ConfigError: the validation rows cannot have the metric to select by.
     """
-    if config.select_by in ("grouped_auc", "ndcg_at_10"):
+    if config.select_by in GROUP_METRICS:
         _, labels = next(iter(dataset.batches(("validation",), 1)))
         if labels.group_B is None:
             allowed = f"logloss or auc: rows of {dataset.name} have no groups"

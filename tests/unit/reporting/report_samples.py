@@ -203,6 +203,7 @@ def _curve(shift: float) -> list[LearningPoint]:
             validation_logloss=0.47 - shift + 0.2 / step**0.3,
             validation_grouped_auc=0.76 + shift - 0.2 / step**0.4,
             validation_ndcg_at_10=0.87 + shift - 0.1 / step**0.4,
+            validation_hit_rate_at_10=0.7 + shift - 0.1 / step**0.4,
         )
         for step in range(200, 6001, 200)
     ]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.features import Labels
+from tailrank.metrics import GROUP_METRICS
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRM, DLRMConfig
-from tailrank.training.config import TrainingConfig
+from tailrank.training.config import SelectBy, TrainingConfig
 from tailrank.training.estimate import estimate_training
 from tailrank.training.evaluation import evaluate
 from tailrank.training.loop import fit, refit_config
@@ -146,7 +148,7 @@ def test_the_model_ends_with_its_best_weights_and_patience_ends_the_run() -> Non
     assert scored.logloss == losses[result.best_step]
 
 
-@pytest.mark.parametrize("metric", ["logloss", "auc", "grouped_auc", "ndcg_at_10"])
+@pytest.mark.parametrize("metric", get_args(SelectBy))
 def test_the_metric_asked_for_chooses_the_weights_and_counts_for_patience(metric: str) -> None:
     model = small_model()
     config = replace(CONFIG, table_lr=1.0, epochs=40, patience=3, select_by=metric)
@@ -168,7 +170,7 @@ class OneClass(SyntheticDataset):
 
 
 @pytest.mark.parametrize(
-    ("metric", "steps"), [("grouped_auc", 0), ("ndcg_at_10", 0), ("auc", CONFIG.evaluate_every)]
+    ("metric", "steps"), [*((name, 0) for name in GROUP_METRICS), ("auc", CONFIG.evaluate_every)]
 )
 def test_a_metric_that_the_rows_lack_is_refused_as_soon_as_that_shows(metric, steps) -> None:
     reports = []

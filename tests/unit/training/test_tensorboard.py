@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tailrank.cli import main
 from tailrank.core.errors import BackendUnavailable, RequestError
+from tailrank.training.config import SelectBy
 from tailrank.training.history import CurvePoint, Progress
 from tailrank.training.tensorboard import TensorBoardLog
 
@@ -129,6 +131,6 @@ def test_train_writes_events_of_both_runs(tmp_path: Path) -> None:
     assert list(train["train/logloss"]) == [10, 20, 30, 40]
     assert list(train["validation/ndcg_at_10"]) == [20, 40]
     assert {name for name in train if name.startswith("validation/")} == {
-        f"validation/{name}" for name in ("logloss", "auc", "grouped_auc", "ndcg_at_10")
+        f"validation/{name}" for name in get_args(SelectBy)
     }
     assert set(refit) == {name for name in train if name.startswith("train/")}

@@ -40,6 +40,7 @@ def learning_curve(
         ("validation AUC", "validation_auc", 2, GREEN, "solid"),
         ("validation grouped AUC", "validation_grouped_auc", 2, BLUE, "dash"),
         ("validation NDCG@10", "validation_ndcg_at_10", 2, ORANGE, "dashdot"),
+        ("validation HR@10", "validation_hit_rate_at_10", 2, PINK, "dash"),
     )
     for name, column, row, color, dash in series:
         known = [(p.step, value) for p in points if (value := getattr(p, column)) is not None]
@@ -71,7 +72,7 @@ def learning_curve(
         figure.add_vline(step_chosen, line={"color": GREY, "dash": "dot", "width": 2})
     in_groups = any(point.validation_ndcg_at_10 is not None for point in points)
     figure.update_yaxes(title_text="logloss", row=1, col=1)
-    figure.update_yaxes(title_text="AUC, NDCG@10" if in_groups else "AUC", row=2, col=1)
+    figure.update_yaxes(title_text="AUC, NDCG@10, HR@10" if in_groups else "AUC", row=2, col=1)
     figure.update_xaxes(title_text="training step", tickformat="~s", row=2, col=1)
     return figure
 

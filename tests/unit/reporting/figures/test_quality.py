@@ -26,8 +26,9 @@ def test_the_learning_curve_shows_ranking_in_groups_and_marks_the_step_that_was_
     curve = columns.learning_curve
     assert series["validation grouped AUC"] == tuple(p.validation_grouped_auc for p in curve)
     assert series["validation NDCG@10"] == tuple(p.validation_ndcg_at_10 for p in curve)
+    assert series["validation HR@10"] == tuple(p.validation_hit_rate_at_10 for p in curve)
     assert {(line.x0, line.x1) for line in figure.layout.shapes} == {(4000, 4000)}
-    assert figure.layout.yaxis2.title.text == "AUC, NDCG@10"
+    assert figure.layout.yaxis2.title.text == "AUC, NDCG@10, HR@10"
 
 
 def test_calibration_stands_beside_the_line_where_both_agree() -> None:
