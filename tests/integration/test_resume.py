@@ -19,12 +19,13 @@ from tailrank.training.loop import LATEST_FILE, fit
 DATASET = SyntheticDataset(SyntheticConfig(rows=7 * 8 * 60, num_embeddings=40, seed=5))
 STEPS_PER_EPOCH = 10
 PLAIN = TrainingConfig(batch_items=240, epochs=3, lr=0.05, evaluate_every=7, seed=1)
-# Adam counts steps, the rates move, and patience ends the run: all of it is state.
+# Both optimisers count steps, the rates move, and patience ends the run: all of it is state.
 EVERYTHING = replace(
     PLAIN,
     epochs=30,
     patience=2,
     dense_optimizer="adam",
+    table_optimizer="amsgrad",
     lr_schedule="cosine",
     warmup_steps=9,
     schedule_tables=True,

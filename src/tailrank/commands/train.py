@@ -34,7 +34,7 @@ def train(
     lr: float | None = None,
     table_lr: float | None = None,
     optimizer: Literal["adagrad", "sgd", "adam"] | None = None,
-    table_optimizer: Literal["rowwise_adagrad", "sgd"] | None = None,
+    table_optimizer: Literal["sgd", "rowwise_adagrad", "adagrad", "adam", "amsgrad"] | None = None,
     weight_decay: float | None = None,
     table_l2: float | None = None,
     clip_norm: float | None = None,
@@ -88,7 +88,8 @@ def train(
         lr: Learning rate of the dense layers (0.01).
         table_lr: Learning rate of the embedding tables (that of the dense layers).
         optimizer: Optimiser of the dense layers (adagrad).
-        table_optimizer: Optimiser of the embedding tables (rowwise_adagrad).
+        table_optimizer: Optimiser of the embedding tables, which changes only rows that a batch
+            reads (rowwise_adagrad).
         weight_decay: L2 factor on the dense layers (0).
         table_l2: L2 factor on the table rows that a batch reads (0).
         clip_norm: Norm that the gradients of a step are scaled down to (no limit).

@@ -24,7 +24,8 @@ class TrainingConfig:
         lr: learning rate of dense parameters.
         table_lr: learning rate of tables; None: `lr`.
         dense_optimizer: `adagrad`, `sgd` or `adam`.
-        table_optimizer: `rowwise_adagrad` or `sgd`.
+        table_optimizer: `sgd`, `rowwise_adagrad`, `adagrad`, `adam` or `amsgrad`; the last two are
+            lazy: a row that no batch reads stays as it is.
         weight_decay: L2 factor on dense parameters.
         table_l2: L2 factor on the table rows that a batch reads, each once per step; rows that it
             does not read cost nothing and stay.

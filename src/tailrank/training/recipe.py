@@ -45,8 +45,14 @@ class Recipe:
         num_dense = num_dense_parameters(self.model_config(spec))
         num_rows = sum(table.num_embeddings for table in spec.tables)
         training = self.training
-        state = state_bytes(num_rows, num_dense, training.table_optimizer, training.dense_optimizer)
         weights = spec.table_bytes + 4 * num_dense
+        state = state_bytes(
+            num_rows,
+            max((table.embedding_dim for table in spec.tables), default=0),  # one dim for all
+            num_dense,
+            training.table_optimizer,
+            training.dense_optimizer,
+        )
         average = weights + 4 * num_rows if training.average_fraction else 0
         return weights + state + average
 

@@ -21,15 +21,11 @@ from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
 from tailrank.features import SIDES, FeatureBatch, Labels, Side, SideFeatures
 from tailrank.kernels.reference import pooled_lookup
+from tailrank.kernels.sparse_reference import RowGradients, row_gradients
 from tailrank.models import RankingModel
 from tailrank.training.averaging import WeightAverage
 from tailrank.training.config import TrainingConfig
-from tailrank.training.optimizers import (
-    RowGradients,
-    dense_optimizer,
-    row_gradients,
-    table_optimizer,
-)
+from tailrank.training.optimizers import TableOptimizer, dense_optimizer
 
 
 def loss_of(logits_BT: Tensor, labels: Labels) -> Tensor:
@@ -66,7 +62,7 @@ class TrainStep:
         self.average = WeightAverage(model, fraction) if fraction else None
         self._table_lr = config.lr if config.table_lr is None else config.table_lr
         self._dense_parameters = model.dense_parameters()
-        self.tables = table_optimizer(
+        self.tables = TableOptimizer(
             config.table_optimizer, model.tables.weight_VD.detach(), self._table_lr
         )
         self.dense = dense_optimizer(

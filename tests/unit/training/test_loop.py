@@ -280,7 +280,7 @@ def test_a_diverging_run_says_so() -> None:
         ("table_lr", -1.0),
         ("weight_decay", 1.0),
         ("dense_optimizer", "lion"),
-        ("table_optimizer", "adam"),
+        ("table_optimizer", "lion"),
         ("seed", -1),
         ("warmup_steps", -1),
         ("lr_schedule", "step"),
