@@ -50,11 +50,11 @@ def train(
     bottom_mlp: str | None = None,
     top_mlp: str | None = None,
     interaction: Literal["dot", "cat"] | None = None,
-    size: list[str] | None = None,
     features: str | None = None,
     schema: Path | None = None,
     min_count: int | None = None,
     integer_buckets: Annotated[bool | None, Parameter(negative="--no-integer-buckets")] = None,
+    num_negatives: int | None = None,
     seed: int = 0,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float | None = None,
@@ -80,8 +80,8 @@ def train(
     Args:
         model: Architecture: dlrm, factorization_machine, logistic_regression, or
             matrix_factorization (of one user and one item feature: see --features).
-        data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, table:FILE (Parquet or CSV,
-            with --schema), or synthetic:rows=N,seed=N.
+        data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, amazon:FOLDER/CATEGORY,
+            table:FILE (Parquet or CSV, with --schema), or synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
         epochs: Passes over the training rows at most (as many as make 2000 steps, up to 20).
@@ -107,11 +107,11 @@ def train(
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
-        size: Any size of the model as NAME=VALUE, repeatable; a wrong one lists those there are.
         features: Names of the features to use, as in user_id,movie_id; default: all.
         schema: What the columns of a table mean, for table:FILE.
         min_count: Categories seen fewer times count as unknown (2).
         integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
+        num_negatives: Rows drawn beside each positive one, for data of likes alone (4).
         seed: Of weights and row order.
         checkpoint_every: Steps between checkpoints; each evaluation saves one anyway.
         checkpoint_seconds: Time between checkpoints, 60 unless saving one takes over 3.
@@ -138,17 +138,20 @@ def train(
     typed = command_line(train, locals())
     kind = DatasetName.parse(data).kind
     recipe = recipe_for(model, kind)
+    sizes = {
+        "bottom_mlp": _widths("--bottom-mlp", bottom_mlp),
+        "top_mlp": _widths("--top-mlp", top_mlp),
+        "interaction": interaction,
+    }
     recipe = replace(
         recipe,
-        sizes={
-            **recipe.sizes,
-            **_sizes(model, size, bottom_mlp=bottom_mlp, top_mlp=top_mlp, interaction=interaction),
-        },
+        sizes={**recipe.sizes, **{name: size for name, size in sizes.items() if size is not None}},
         data=_changed(
             recipe.data,
             embedding_dim=embedding_dim,
             min_count=min_count,
             integer_buckets=integer_buckets,
+            num_negatives=num_negatives,
             features=None if features is None else tuple(filter(None, features.split(","))),
         ),
         training=_changed(
@@ -263,24 +266,15 @@ def _changed(settings: _Settings, **values: object) -> _Settings:
     return replace(settings, **given)
 
 
-def _sizes(model: str, settings: list[str] | None, **flags: str | None) -> dict[str, Any]:
-    """The model's sizes by `--size` and by flags of their own."""
+def _widths(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Read `512-256`."""
     from tailrank.core.errors import ConfigError
-    from tailrank.models.registry import size_from_text
 
-    own = [(name, text) for name, text in flags.items() if text is not None]
-    given = [(name, text, "--" + name.replace("_", "-")) for name, text in own]
-    for setting in settings or ():
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError("--size", setting, "NAME=VALUE, as in top_mlp=512-256")
-        given.append((name, text, f"--size {name}"))
-    sizes: dict[str, Any] = {}
-    for name, text, flag in given:
-        if name in sizes:
-            raise ConfigError(flag, text, "each size once")
-        sizes[name] = size_from_text(model, name, text, flag)
-    return sizes
+    if text is None:
+        return None
+    if not all(part.isdecimal() for part in text.split("-")):
+        raise ConfigError(flag, text, "widths joined by -, as in 512-256")
+    return tuple(int(part) for part in text.split("-"))
 
 
 @contextmanager

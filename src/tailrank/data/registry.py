@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrank.core.errors import ConfigError, RequestError, closest
+from tailrank.data.amazon import AmazonConfig, AmazonDataset
 from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
 from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
@@ -21,8 +22,11 @@ from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.data.table import TableConfig, TableDataset, load_fitted
 from tailrank.data.vocabulary import Vocabulary
 
-KINDS = ("criteo", "movielens", "table", "synthetic")
-_FORMS = "criteo:PATH, movielens:FOLDER, table:FILE or synthetic:rows=N,seed=N,…"
+KINDS = ("criteo", "movielens", "amazon", "table", "synthetic")
+_FORMS = (
+    "criteo:PATH, movielens:FOLDER, amazon:FOLDER/CATEGORY, table:FILE or synthetic:rows=N,seed=N,…"
+)
+_WITH_NEGATIVES = ("amazon",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +58,17 @@ class DataSettings:
         min_count: categories seen fewer times become *unknown*; for data that has rare ones.
         integer_buckets: whether Criteo's integers are also categories; 13 more tables.
         features: names of the features to use; None: all.
+        num_negatives: rows drawn beside each positive one to train on; for data of likes alone.
     """
 
     embedding_dim: int = 16
     min_count: int = 2
     integer_buckets: bool = False
     features: tuple[str, ...] | None = None
+    num_negatives: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "min_count"):
+        for name in ("embedding_dim", "min_count", "num_negatives"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "at least 1")
         if self.features is not None and not self.features:
@@ -92,8 +98,8 @@ def open_dataset(
     """The data set that `text` names.
 
     Args:
-        text: `criteo:PATH`, `movielens:FOLDER`, `table:FILE` or `synthetic:rows=200000,seed=1`
-            (fields of `SyntheticConfig`).
+        text: `criteo:PATH`, `movielens:FOLDER`, `amazon:FOLDER/CATEGORY`, `table:FILE` or
+            `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
         settings: how rows become features.
         fitted: folder of a trained model, whose vocabulary is then used; None: fit one.
         schema: what the columns of a table mean; for data that needs to be told.
@@ -123,8 +129,10 @@ def _refuse_unused(kind: str, settings: DataSettings) -> None:
     """Refuse settings that this kind of data would ignore."""
     if settings.integer_buckets and kind != "criteo":
         raise RequestError("--integer-buckets", f"{kind} has no Criteo integers; leave it out")
-    if settings.min_count != DataSettings().min_count and kind in ("movielens", "synthetic"):
+    if settings.min_count != DataSettings().min_count and kind not in ("criteo", "table"):
         raise RequestError("--min-count", f"{kind} knows every id; leave it out")
+    if settings.num_negatives != DataSettings().num_negatives and kind not in _WITH_NEGATIVES:
+        raise RequestError("--num-negatives", f"{kind} has negative rows of its own; leave it out")
 
 
 def _open(
@@ -140,6 +148,14 @@ def _open(
     if name.kind == "movielens":
         return MovieLensDataset(
             MovieLensConfig(path=Path(name.rest), embedding_dim=settings.embedding_dim)
+        )
+    if name.kind == "amazon":
+        return AmazonDataset(
+            AmazonConfig(
+                path=Path(name.rest),
+                embedding_dim=settings.embedding_dim,
+                num_negatives=settings.num_negatives,
+            )
         )
     config = CriteoConfig(
         path=Path(name.rest),

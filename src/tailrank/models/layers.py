@@ -23,11 +23,9 @@ def mlp(
 
     Source: initial weights as facebookresearch/dlrm (arXiv 1906.00091).
     """
-    here = torch.get_default_device()
     layers: list[nn.Module] = []
     for num_in, num_out in pairwise(widths):
-        # Without PyTorch's own start, which would draw from the global generator for nothing.
-        linear = nn.Linear(num_in, num_out, device="meta").to_empty(device=here)
+        linear = nn.Linear(num_in, num_out)
         with torch.no_grad():
             if generator is None:
                 linear.weight.zero_()

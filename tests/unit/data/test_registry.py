@@ -31,6 +31,8 @@ def test_other_texts_are_refused(text: str) -> None:
         ("table:t.csv", DataSettings(integer_buckets=True), "--integer-buckets"),
         ("synthetic:rows=800", DataSettings(min_count=5), "--min-count"),
         ("movielens:folder", DataSettings(min_count=5), "--min-count"),
+        ("amazon:folder/Toys", DataSettings(min_count=5), "--min-count"),
+        ("movielens:folder", DataSettings(num_negatives=5), "--num-negatives"),
     ],
 )
 def test_settings_that_the_data_would_ignore_are_refused(text, settings, flag) -> None:
