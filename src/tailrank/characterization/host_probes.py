@@ -7,6 +7,7 @@ what the machine can do, not what it did while something else ran. Knows no mode
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,6 +105,23 @@ def cpu_times(path: Path = Path("/proc/stat")) -> tuple[int, int]:
     ticks = [int(field) for field in path.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]]
     # Fields of proc(5): user nice system idle iowait irq softirq steal; guest time is in user.
     return (ticks[7] if len(ticks) > 7 else 0), sum(ticks[:8])
+
+
+def crowding() -> str | None:
+    """Why torch's threads would be in the way of other work here; None where they are not.
+
+    Threads that share a layer wait for one another without sleeping, so one that has lost its core
+    holds up all: with two threads on two busy cores, training was 7 to 32 times as slow as with
+    one. The load average is that of the last minute, which may be over.
+    """
+    threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    if threads == 1 or load + threads < 1.75 * cores:
+        return None
+    return (
+        f"load average {load:.1f} on {cores} cores in the last minute: while that goes on, torch's "
+        f"{threads} threads will wait for cores many times over; with OMP_NUM_THREADS=1 they do not"
+    )
 
 
 def _time_ns(run: Callable[[], Tensor]) -> int:

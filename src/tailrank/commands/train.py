@@ -122,6 +122,7 @@ def train(
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
+    from tailrank.characterization.host_probes import crowding
     from tailrank.core.exit_codes import ExitCode
     from tailrank.core.files import check_output, locked_directory, replace_directory
     from tailrank.data.registry import DatasetName, open_dataset
@@ -181,6 +182,8 @@ def train(
     checkpoints = out.with_name(out.name + ".checkpoint")
     events = None if tensorboard is None else TensorBoardLog(tensorboard, resume=resume)
     console = Console(json=json, quiet=quiet)
+    if (crowded := crowding()) is not None:
+        console.note(crowded)
     with nullcontext() if dry_run else locked_directory(checkpoints, "--out"):
         check_checkpoints(checkpoints, resume=resume, overwrite=overwrite)
         scratch = None if dry_run else out.parent

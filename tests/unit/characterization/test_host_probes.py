@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tailrank.characterization import host_probes
@@ -33,3 +34,17 @@ def test_stolen_ticks_are_the_eighth_field(tmp_path: Path) -> None:
     path = tmp_path / "stat"
     path.write_text("cpu  1 2 3 4 5 6 7 8 100 100\ncpu0 9 9 9 9\n")
     assert host_probes.cpu_times(path) == (8, 36)
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "said"), [(0.4, 2, False), (1.0, 2, False), (1.6, 2, True), (9.0, 1, False)]
+)
+def test_threads_on_busy_cores_are_warned_of(monkeypatch, load, threads, said) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    warning = host_probes.crowding()
+    assert (warning is not None) == said
+    assert warning is None or (
+        "load average 1.6 on 2 cores" in warning and "OMP_NUM_THREADS=1" in warning
+    )
