@@ -41,6 +41,7 @@ def kill_savers(folder: Path) -> None:
             save_forever(file, known + 1, writer)
         os.close(writer)
         first = os.read(reader, 4)  # or the very first might be killed before there is a file
+        # Until any moment of the next saves: waiting for a sign would make all kills alike.
         time.sleep(moments.uniform(0.0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -93,7 +94,8 @@ def test_a_killed_training_run_ends_like_an_unbroken_one(tmp_path: Path) -> None
     latest = checkpoints / "train" / LATEST_FILE
     process = start(*words, "--out", killed)
     while not latest.exists() and process.poll() is None:
-        time.sleep(0.005)
+        time.sleep(0.005)  # between looks at another process, which says nothing
+    # Any moment after the first checkpoint: in a step, in a save, or between them.
     time.sleep(random.Random(3).uniform(0.0, 0.05))
     process.kill()
     process.communicate(timeout=60)

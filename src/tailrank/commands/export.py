@@ -64,7 +64,7 @@ def export(
 
     typed = command_line(export, locals())
     console = Console(json=json, quiet=quiet)
-    wanted = None if precision == AUTO else Precision.parse(precision)
+    wanted = None if precision == AUTO else Precision.parse(precision, also=f", or {AUTO}")
     if not 0.0 <= max_auc_drop < 1.0:
         raise ConfigError("--max-auc-drop", max_auc_drop, "0 up to 1")
     check_output(out, overwrite=overwrite)

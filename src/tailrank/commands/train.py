@@ -50,6 +50,7 @@ def train(
     bottom_mlp: str | None = None,
     top_mlp: str | None = None,
     interaction: Literal["dot", "cat"] | None = None,
+    size: list[str] | None = None,
     features: str | None = None,
     schema: Path | None = None,
     min_count: int | None = None,
@@ -107,6 +108,7 @@ def train(
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
+        size: Any size of the model as NAME=VALUE, repeatable; a wrong one lists those there are.
         features: Names of the features to use, as in user_id,movie_id; default: all.
         schema: What the columns of a table mean, for table:FILE.
         min_count: Categories seen fewer times count as unknown (2).
@@ -139,14 +141,12 @@ def train(
     typed = command_line(train, locals())
     kind = DatasetName.parse(data).kind
     recipe = recipe_for(model, kind)
-    sizes = {
-        "bottom_mlp": _widths("--bottom-mlp", bottom_mlp),
-        "top_mlp": _widths("--top-mlp", top_mlp),
-        "interaction": interaction,
-    }
     recipe = replace(
         recipe,
-        sizes={**recipe.sizes, **{name: size for name, size in sizes.items() if size is not None}},
+        sizes={
+            **recipe.sizes,
+            **_sizes(model, size, bottom_mlp=bottom_mlp, top_mlp=top_mlp, interaction=interaction),
+        },
         data=_changed(
             recipe.data,
             embedding_dim=embedding_dim,
@@ -269,15 +269,24 @@ def _changed(settings: _Settings, **values: object) -> _Settings:
     return replace(settings, **given)
 
 
-def _widths(flag: str, text: str | None) -> tuple[int, ...] | None:
-    """Read `512-256`."""
+def _sizes(model: str, settings: list[str] | None, **flags: str | None) -> dict[str, Any]:
+    """The model's sizes by `--size` and by flags of their own."""
     from tailrank.core.errors import ConfigError
+    from tailrank.models.registry import size_from_text
 
-    if text is None:
-        return None
-    if not all(part.isdecimal() for part in text.split("-")):
-        raise ConfigError(flag, text, "widths joined by -, as in 512-256")
-    return tuple(int(part) for part in text.split("-"))
+    own = [(name, text) for name, text in flags.items() if text is not None]
+    given = [(name, text, "--" + name.replace("_", "-")) for name, text in own]
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError("--size", setting, "NAME=VALUE, as in top_mlp=512-256")
+        given.append((name, text, f"--size {name}"))
+    sizes: dict[str, Any] = {}
+    for name, text, flag in given:
+        if name in sizes:
+            raise ConfigError(flag, text, "each size once")
+        sizes[name] = size_from_text(model, name, text, flag)
+    return sizes
 
 
 @contextmanager

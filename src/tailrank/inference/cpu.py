@@ -102,6 +102,7 @@ class CpuRanker:
         if self._fused is not None:
             return self._fused(batch)
         with torch.inference_mode():
+            batch = self._model.prepare(batch)
             logits_BT = self._model.score(batch, self._embed(batch))
             return torch.sigmoid(logits_BT).squeeze(1)
 

@@ -97,6 +97,7 @@ class CudaRanker:
         """
         if batch.num_items == 0:
             return torch.empty(0)
+        batch = self._model.prepare(batch)
         with self._lane() as lane:
             recorded = self._recorded(lane, BatchShape.holding(batch))
             recorded.inputs.send(batch)

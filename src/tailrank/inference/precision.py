@@ -25,8 +25,12 @@ class Precision:
                 raise ConfigError(f"precision.{field}", getattr(self, field), " or ".join(formats))
 
     @classmethod
-    def parse(cls, text: str) -> Precision:
+    def parse(cls, text: str, *, also: str = "") -> Precision:
         """Read `bf16` (both) or `rows=int8,dense=bf16` (either may be left out: fp32).
+
+        Args:
+            text: what the user asked for.
+            also: what else the setting takes and its verb reads itself, for the error.
 
         Raises:
             ConfigError: another form, or an unknown format.
@@ -40,7 +44,9 @@ class Precision:
             if field in found or value not in allowed.get(field, ()):
                 both = [name for name in ROW_FORMATS if name in DENSE_FORMATS]
                 mixes = ", ".join(f"{field}={'|'.join(names)}" for field, names in allowed.items())
-                raise ConfigError("--precision", text, f"{', '.join(both)}, or a mix of {mixes}")
+                raise ConfigError(
+                    "--precision", text, f"{', '.join(both)}, or a mix of {mixes}{also}"
+                )
             found[field] = value
         return cls(**found)
 

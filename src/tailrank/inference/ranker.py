@@ -22,6 +22,7 @@ from tailrank.kernels import cuda
 from tailrank.kernels.row_formats import row_bytes
 from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.memory import check_fits
+from tailrank.models.registry import lookup_spec
 
 DEVICES = ("cpu", "cuda", "eager")
 
@@ -48,7 +49,7 @@ def bytes_needed(config: ModelConfig, precision: Precision) -> int:
     """Bytes that a ranker of this model allocates for its tables."""
     return sum(
         table.num_embeddings * row_bytes(precision.rows, table.embedding_dim)
-        for table in config.spec.tables
+        for table in lookup_spec(config).tables
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from tailrank.core.errors import BackendUnavailable, ConfigError
+from tailrank.core.errors import ConfigError
 from tailrank.kernels import native
 
 if TYPE_CHECKING:
@@ -55,12 +55,8 @@ def choose_dense_isa(name: DenseIsaName | None = None) -> DenseIsa:
         BackendUnavailable: there are no native kernels, or this CPU lacks that instruction set.
         ConfigError: no such instruction set.
     """
-    if name is not None and name not in DENSE_ISAS:
-        raise ConfigError("isa", name, " or ".join(DENSE_ISAS))
-    runnable = runnable_dense_isas()
-    if name is not None and name not in runnable:
-        raise BackendUnavailable(f"this CPU does not run {name}; it runs {', '.join(runnable)}")
-    isa: DenseIsa = native.extension().DenseIsa[name or runnable[0]]
+    chosen = native.named_or_widest(name, DENSE_ISAS, runnable_dense_isas)
+    isa: DenseIsa = native.extension().DenseIsa[chosen]
     return isa
 
 

@@ -6,9 +6,10 @@ The only module that imports the extension. Knows tensors only.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
 
@@ -39,6 +40,7 @@ else:
 # Instruction sets that the kernels are compiled for, widest first.
 IsaName = Literal["avx512", "avx2", "portable"]
 ISAS: tuple[IsaName, ...] = get_args(IsaName)
+Name = TypeVar("Name", bound=str)
 FIX = (
     "install a C++20 compiler (sudo apt-get install g++), then `make kernels` in a checkout, or "
     "`pip install --force-reinstall --no-deps tailrank`"
@@ -87,9 +89,26 @@ def choose_isa(name: IsaName | None = None) -> Isa:
         BackendUnavailable: there are no native kernels, or this CPU lacks that instruction set.
         ConfigError: no such instruction set.
     """
-    if name is not None and name not in ISAS:
-        raise ConfigError("isa", name, " or ".join(ISAS))
-    runnable = runnable_isas()
-    if name is not None and name not in runnable:
-        raise BackendUnavailable(f"this CPU does not run {name}; it runs {', '.join(runnable)}")
-    return _native.Isa[name or runnable[0]]
+    return _native.Isa[named_or_widest(name, ISAS, runnable_isas)]
+
+
+def named_or_widest(
+    name: Name | None, known: Sequence[Name], runnable: Callable[[], Sequence[Name]]
+) -> Name:
+    """One of the instruction sets that a family of kernels is compiled for.
+
+    Args:
+        name: the one that is wanted; None: the widest that runs here.
+        known: all of them.
+        runnable: says those that run here, widest first; raises where there are no kernels.
+
+    Raises:
+        BackendUnavailable: there are no native kernels, or this CPU lacks that instruction set.
+        ConfigError: no such instruction set.
+    """
+    if name is not None and name not in known:
+        raise ConfigError("isa", name, " or ".join(known))
+    here = runnable()
+    if name is not None and name not in here:
+        raise BackendUnavailable(f"this CPU does not run {name}; it runs {', '.join(here)}")
+    return name or here[0]

@@ -23,9 +23,11 @@ def mlp(
 
     Source: initial weights as facebookresearch/dlrm (arXiv 1906.00091).
     """
+    here = torch.get_default_device()
     layers: list[nn.Module] = []
     for num_in, num_out in pairwise(widths):
-        linear = nn.Linear(num_in, num_out)
+        # Without PyTorch's own start, which would draw from the global generator for nothing.
+        linear = nn.Linear(num_in, num_out, device="meta").to_empty(device=here)
         with torch.no_grad():
             if generator is None:
                 linear.weight.zero_()

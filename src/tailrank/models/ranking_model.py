@@ -23,7 +23,7 @@ class ModelConfig(Protocol):
 
     @property
     def spec(self) -> FeatureSpec:
-        """Features and tables."""
+        """Features and tables of a batch from outside; a model may derive more of them."""
         ...
 
 
@@ -33,24 +33,40 @@ class RankingModel(nn.Module):
     Args:
         config: sizes.
         generator: draws the initial weights; None: zeros, for weights about to be loaded.
+        spec: features and tables with those that `prepare` adds; None: it adds none.
     """
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        generator: torch.Generator | None,
+        *,
+        spec: FeatureSpec | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.tables = EmbeddingTables(config.spec, generator)
+        self.tables = EmbeddingTables(config.spec if spec is None else spec, generator)
+
+    def prepare(self, batch: FeatureBatch) -> FeatureBatch:
+        """The batch as tables and `score` take it, with the features that a model derives.
+
+        Done before any lookup, where the batch comes from, which need not be the device that
+        scores it. What comes in fits `config.spec`, what goes out `tables.spec`.
+        """
+        return batch
 
     def embed(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings, the part that touches the tables."""
+        """Pooled embeddings of a prepared batch, the part that touches the tables."""
         pooled: Pooled = self.tables(batch)
         return pooled
 
     @abstractmethod
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
-        """Logits (B, T) from pooled embeddings, the part that autograd sees."""
+        """Logits (B, T) of a prepared batch from its pooled embeddings; what autograd sees."""
 
     def forward(self, batch: FeatureBatch) -> Tensor:
         """Logits (B, T) of a batch."""
+        batch = self.prepare(batch)
         return self.score(batch, self.embed(batch))
 
     def dense_parameters(self) -> list[nn.Parameter]:

@@ -5,7 +5,6 @@ To add one: a file beside this one, and a line in `_ARCHITECTURES`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from tailrank.models.factorization_machine import FactorizationMachine, Factoriz
 from tailrank.models.logistic_regression import LogisticRegression, LogisticRegressionConfig
 from tailrank.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from tailrank.models.ranking_model import ModelConfig, RankingModel
+from tailrank.models.sizes import read_size, size_types
 
 
 class _Architecture(NamedTuple):
@@ -47,8 +47,17 @@ def size_names(architecture: str) -> list[str]:
     Raises:
         ConfigError: unknown architecture.
     """
-    parameters = inspect.signature(_architecture(architecture).config.for_spec).parameters
-    return [name for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return list(size_types(_architecture(architecture).config.for_spec))
+
+
+def size_from_text(architecture: str, name: str, text: str, flag: str) -> Any:
+    """The size `name` of an architecture from what was given with `flag`.
+
+    Raises:
+        ConfigError: unknown architecture or size, or a value of another type.
+    """
+    _check_sizes(architecture, {name: text}, flag)
+    return read_size(flag, text, size_types(_architecture(architecture).config.for_spec)[name])
 
 
 def config_for(architecture: str, spec: FeatureSpec, sizes: Mapping[str, Any]) -> ModelConfig:
@@ -57,13 +66,18 @@ def config_for(architecture: str, spec: FeatureSpec, sizes: Mapping[str, Any]) -
     Raises:
         ConfigError: unknown architecture or size, or features that it has no use for.
     """
+    _check_sizes(architecture, sizes)
+    config: ModelConfig = _architecture(architecture).config.for_spec(spec, **sizes)
+    return config
+
+
+def _check_sizes(architecture: str, sizes: Mapping[str, Any], flag: str | None = None) -> None:
+    """Refuse names that are no sizes of the architecture."""
     known = size_names(architecture)
     for name in sizes:
         if name not in known:
             allowed = f"sizes of {architecture}: {', '.join(known) or 'it has none'}"
-            raise ConfigError("--" + name.replace("_", "-"), sizes[name], allowed)
-    config: ModelConfig = _architecture(architecture).config.for_spec(spec, **sizes)
-    return config
+            raise ConfigError(flag or "--" + name.replace("_", "-"), sizes[name], allowed)
 
 
 def architecture_of(config: ModelConfig) -> str:
@@ -83,6 +97,12 @@ def num_dense_parameters(config: ModelConfig) -> int:
         return sum(parameter.numel() for parameter in build_model(config, None).dense_parameters())
 
 
+def lookup_spec(config: ModelConfig) -> FeatureSpec:
+    """Features and tables of the model, those that it derives itself included."""
+    with torch.device("meta"):
+        return build_model(config, None).tables.spec
+
+
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """A JSON-ready record."""
     record: dict[str, Any] = asdict(config)  # type: ignore[call-overload]  # each is a dataclass
@@ -99,11 +119,17 @@ def config_from_dict(record: dict[str, Any]) -> ModelConfig:
     entry = _architecture(sizes.pop("architecture", None))
     try:
         spec = FeatureSpec.from_dict(sizes.pop("spec"))
-        tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items()}
-        config: ModelConfig = entry.config(spec=spec, **tuples)
+        config: ModelConfig = entry.config(
+            spec=spec, **{name: _as_tuples(value) for name, value in sizes.items()}
+        )
     except (KeyError, TypeError) as error:
         raise ConfigError("model", str(error), "the fields of a recorded model") from None
     return config
+
+
+def _as_tuples(value: Any) -> Any:
+    """What JSON made lists of."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _architecture(name: str | None) -> _Architecture:

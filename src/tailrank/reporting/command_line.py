@@ -32,5 +32,6 @@ def command_line(verb: Callable[..., object], given: Mapping[str, object]) -> st
         elif isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         else:
-            flags += [f"--{name.replace('_', '-')}", str(value)]
+            repeated = value if isinstance(value, list) else [value]
+            flags += [w for each in repeated for w in (f"--{name.replace('_', '-')}", str(each))]
     return shlex.join(words + flags)

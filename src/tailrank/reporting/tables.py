@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
@@ -27,12 +27,7 @@ POLICY_HEADINGS = (
 
 def policy_table(rows: Sequence[PolicyRow]) -> Table:
     """The table of policies: capacity inside the SLA, latency at it, and what was simulated."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for heading in POLICY_HEADINGS:
-        table.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*policy_cells(row))
-    return table
+    return _table_of(POLICY_HEADINGS, map(policy_cells, rows), left=("policy",))
 
 
 def policy_cells(row: PolicyRow) -> tuple[str, ...]:
@@ -64,13 +59,7 @@ PRECISION_HEADINGS = (
 
 def precision_table(rows: Sequence[PrecisionRow]) -> Table:
     """What each precision costs and gives; the one that was chosen is marked."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    for heading in PRECISION_HEADINGS:
-        left = heading in ("precision", "")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*precision_cells(row))
-    return table
+    return _table_of(PRECISION_HEADINGS, map(precision_cells, rows), left=("precision", ""))
 
 
 def precision_cells(row: PrecisionRow) -> tuple[str, ...]:
@@ -85,6 +74,16 @@ def precision_cells(row: PrecisionRow) -> tuple[str, ...]:
         f"{row.speedup:.2f}x",
         "chosen" if row.chosen else "" if row.passed else "refused",
     )
+
+
+def _table_of(headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> Table:
+    """Cells under these headings, close together; figures to the right, `left` to the left."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    return table
 
 
 def service_time_table(profile: ServiceTimeTable) -> Table:

@@ -11,7 +11,12 @@ from tailrank.core.errors import ConfigError, one_of
 from tailrank.data.registry import DataSettings
 from tailrank.features import FeatureSpec
 from tailrank.models import ModelConfig
-from tailrank.models.registry import architecture_names, config_for, num_dense_parameters
+from tailrank.models.registry import (
+    architecture_names,
+    config_for,
+    lookup_spec,
+    num_dense_parameters,
+)
 from tailrank.training.config import TrainingConfig
 from tailrank.training.optimizers import state_bytes
 
@@ -42,7 +47,8 @@ class Recipe:
 
     def bytes_needed(self, spec: FeatureSpec) -> int:
         """Bytes that training allocates for model, gradients, optimiser state and mean."""
-        num_dense = num_dense_parameters(self.model_config(spec))
+        config = self.model_config(spec)
+        num_dense, spec = num_dense_parameters(config), lookup_spec(config)
         num_rows = sum(table.num_embeddings for table in spec.tables)
         training = self.training
         weights = spec.table_bytes + 4 * num_dense

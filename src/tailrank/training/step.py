@@ -86,6 +86,7 @@ class TrainStep:
         Raises:
             ConfigError: an id is outside its table, or gradients to clip are no longer finite.
         """
+        batch = self.model.prepare(batch)
         sides = [self._look_up(batch, side) for side in SIDES]
         pooled = Pooled(*(side.leaf_RFD for side in sides))
         loss = loss_of(self.model.score(batch, pooled), labels)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tailrank.data.schema import FeatureColumn, LabelColumn, Schema
+from tailrank.data.table import TableConfig, TableDataset
 
 SCHEMA = Schema(
     label=LabelColumn(column="clicked"),
@@ -83,3 +84,15 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
         infer_schema_length=None,
     ).write_csv(path)
     return path
+
+
+def open_file(path: Path, schema: Schema = SCHEMA, **others: Any) -> TableDataset:
+    return TableDataset(TableConfig(path=path, schema=schema, **others))
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """A plain statement of the order: queries by earliest row, their rows by time."""
+    by_query: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["at"]):
+        by_query.setdefault(row["session"], []).append(row)
+    return list(by_query.values())

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from types import ModuleType
 
 import pytest
 
 from tailrank.core.errors import BackendUnavailable, ConfigError
 from tailrank.kernels import native
+
+
+@pytest.mark.skipif(os.environ.get("CI") != "true", reason="only CI promises a compiler")
+def test_ci_has_the_extension_or_every_native_test_would_skip_unseen() -> None:
+    assert native.why_unavailable() is None
 
 
 def test_without_the_extension_the_reason_and_the_fix_are_said(

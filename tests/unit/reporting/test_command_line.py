@@ -40,6 +40,14 @@ def test_a_flag_that_was_turned_off_says_so_and_the_parser_reads_it_back() -> No
     assert bound.arguments == given
 
 
+def test_a_flag_given_twice_is_said_twice_and_the_parser_reads_it_back() -> None:
+    given = {"model": "dlrm", "data": "criteo:x", "out": Path("x"), "size": ["a=1", "b=2-3"]}
+    words = shlex.split(command_line(train, given))
+    assert words[-4:] == ["--size", "a=1", "--size", "b=2-3"]
+    _, bound, _ = build_app().parse_args(words[1:], exit_on_error=False, print_error=False)
+    assert bound.arguments == given
+
+
 def test_any_number_of_words() -> None:
     def compare(*runs: Path, json: bool = False) -> None: ...
 
