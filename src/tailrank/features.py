@@ -7,10 +7,11 @@ side, N dense width, L ids, T tasks. This module knows no model and no file form
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tailrank.core.errors import ConfigError
@@ -171,6 +172,30 @@ class SideFeatures:
             offsets=cut - start if start else cut,
             weights_L=None if self.weights_L is None else self.weights_L[start:end],
         )
+
+    def select(self, columns: Sequence[int]) -> SideFeatures:
+        """The same rows with the bags of these sparse features only, in this order."""
+        if not self.num_rows:
+            return self
+        index_C = torch.tensor(columns, dtype=torch.int64, device=self.offsets.device)
+        start_RF = self.offsets[:-1].view(self.num_rows, -1)
+        length_RF = self.offsets.diff().view(self.num_rows, -1)
+        start_G = start_RF.index_select(1, index_C).flatten()
+        length_G = length_RF.index_select(1, index_C).flatten()
+        offsets = F.pad(length_G.cumsum(0), (1, 0))
+        position_L = torch.repeat_interleave(start_G - offsets[:-1], length_G)
+        position_L += torch.arange(position_L.shape[0], device=position_L.device)
+        weights_L = self.weights_L
+        return SideFeatures(
+            dense_RN=self.dense_RN,
+            values_L=self.values_L.index_select(0, position_L),
+            offsets=offsets,
+            weights_L=None if weights_L is None else weights_L.index_select(0, position_L),
+        )
+
+    def one_bag_per_id(self) -> SideFeatures:
+        """The same ids, each in a bag of its own: pooled, such bags are the ids' own rows."""
+        return replace(self, offsets=torch.arange(self.num_ids + 1, device=self.offsets.device))
 
     def id_error(
         self, spec: FeatureSpec, side: Side, position: int, bag: int | None = None

@@ -1,5 +1,7 @@
 """Batches: cutting and joining is lossless, and what does not fit is named."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,3 +103,21 @@ def test_a_feature_that_cannot_be_is_refused(arguments, field: str) -> None:
     with pytest.raises(ConfigError) as error:
         Feature(**arguments)
     assert error.value.field == field
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_selected_columns_are_the_bags_of_those_features(weighted: bool) -> None:
+    side = make_batch().item
+    if weighted:
+        side = replace(side, weights_L=torch.tensor([0.5, 1.5, 2.5, 3.5, 4.5]))
+    ids, weights = [[0], [3, 2], [], [], [8], [1]], [[0.5], [1.5, 2.5], [], [], [3.5], [4.5]]
+    for columns in ([0], [1], [1, 0], [0, 1], []):
+        chosen = side.select(columns)
+        order = [2 * row + column for row in range(3) for column in columns]
+        assert chosen.offsets.diff().tolist() == [len(ids[bag]) for bag in order]
+        assert chosen.values_L.tolist() == [i for bag in order for i in ids[bag]]
+        if weighted:
+            assert chosen.weights_L.tolist() == [w for bag in order for w in weights[bag]]
+        else:
+            assert chosen.weights_L is None
+    assert side.rows(0, 0).select([1]).num_ids == 0

@@ -150,12 +150,19 @@ def _pool_rows(spec: FeatureSpec, side: Side) -> int:
 def _random_side(
     spec: FeatureSpec, side: Side, rows: int, generator: torch.Generator
 ) -> SideFeatures:
-    """Random rows of one side; bags hold the feature's pooling factor of ids on average."""
+    """Random rows of one side; bags hold the feature's pooling factor of ids on average.
+
+    Sequences of one pooling factor are of one length in each row: they tell of the same events.
+    """
     sparse = spec.sparse(side)
     lengths_RF = torch.empty(rows, len(sparse), dtype=torch.int64)
+    of_events_R: Tensor | None = None
     for index, feature in enumerate(sparse):
         whole = math.floor(feature.pooling_factor)
-        extra_R = torch.rand(rows, generator=generator) < feature.pooling_factor - whole
+        draw_R = torch.rand(rows, generator=generator)
+        if feature.kind == "sequence":
+            of_events_R = draw_R = draw_R if of_events_R is None else of_events_R
+        extra_R = draw_R < feature.pooling_factor - whole
         lengths_RF[:, index] = whole + extra_R.long()
     offsets = torch.zeros(rows * len(sparse) + 1, dtype=torch.int64)
     torch.cumsum(lengths_RF.flatten(), 0, out=offsets[1:])

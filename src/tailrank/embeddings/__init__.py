@@ -1,5 +1,5 @@
 """Table representations, one file each."""
 
-from tailrank.embeddings.full import FACTOR_STD, EmbeddingTables, Pooled
+from tailrank.embeddings.full import FACTOR_STD, EmbeddingTables, Pooled, SequenceRows
 
-__all__ = ["FACTOR_STD", "EmbeddingTables", "Pooled"]
+__all__ = ["FACTOR_STD", "EmbeddingTables", "Pooled", "SequenceRows"]

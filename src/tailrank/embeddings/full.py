@@ -10,6 +10,8 @@ of the merged weight, L ids.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -27,11 +29,34 @@ FACTOR_STD = 0.01
 _QUANTISED_BLOCK_ROWS = 1 << 14
 
 
+class SequenceRows(NamedTuple):
+    """One sequence of each user, unpooled, its oldest id first.
+
+    Args:
+        rows_LD: a row for each id, times the id's weight where ids carry any.
+        offsets: int64, U + 1 positions into `rows_LD`, from 0 to L.
+    """
+
+    rows_LD: Tensor
+    offsets: Tensor
+
+
 class Pooled(NamedTuple):
-    """Sum-pooled embeddings of both sides of a batch; F may be 0."""
+    """Sum-pooled embeddings of both sides of a batch; F may be 0.
+
+    Args:
+        user_UFD: without the unpooled sequences.
+        item_BFD: of all item features.
+        user_sequences: the unpooled sequences, in the order of the specification.
+    """
 
     user_UFD: Tensor
     item_BFD: Tensor
+    user_sequences: tuple[SequenceRows, ...] = ()
+
+
+# Looks up bags whose ids are those of a batch that the caller gave: (number, bags) -> (G, D).
+Lookup = Callable[[int, SideFeatures], Tensor]
 
 
 class EmbeddingTables(nn.Module):
@@ -44,14 +69,25 @@ class EmbeddingTables(nn.Module):
         spec: its tables must share one dim.
         generator: draws the weights, U(-1/sqrt(rows), 1/sqrt(rows)) per table; None: left
             unset, and its memory untouched, for weights that are about to be loaded.
+        unpooled: sequences of the user side that the model reads row by row; all others are
+            pooled, as bags are.
+
+    Attributes:
+        lookups: the features of each lookup, by its number: what is pooled of the user's side, of
+            the item's side, then each unpooled sequence.
 
     Raises:
-        ConfigError: tables of different dims.
+        ConfigError: tables of different dims, or no such sequence.
 
     Source: initial weights as facebookresearch/dlrm (arXiv 1906.00091).
     """
 
-    def __init__(self, spec: FeatureSpec, generator: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        generator: torch.Generator | None,
+        unpooled: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         dims = {table.embedding_dim for table in spec.tables}
         if len(dims) > 1:
@@ -71,6 +107,23 @@ class EmbeddingTables(nn.Module):
             count_F = torch.tensor([table.num_embeddings for table in tables]).long()
             self.register_buffer(f"_{side}_first_F", first_F, persistent=False)
             self.register_buffer(f"_{side}_count_F", count_F, persistent=False)
+        names = [feature.name for feature in spec.sparse("user") if feature.kind == "sequence"]
+        for name in unpooled:
+            if name not in names:
+                raise ConfigError("unpooled", name, f"a sequence of the user side: {names}")
+        user = spec.sparse("user")
+        self._unpooled = [i for i, feature in enumerate(user) if feature.name in unpooled]
+        self._pooled = [i for i, feature in enumerate(user) if feature.name not in unpooled]
+        self.lookups = (
+            tuple(user[i] for i in self._pooled),
+            spec.sparse("item"),
+            *((user[i],) for i in self._unpooled),
+        )
+
+    @property
+    def reads_sequences(self) -> bool:
+        """Whether any sequence is read row by row."""
+        return bool(self._unpooled)
 
     def merged_ids(self, features: SideFeatures, side: Side) -> Tensor:
         """The row of the merged weight for each id, int64 (L,).
@@ -137,16 +190,44 @@ class EmbeddingTables(nn.Module):
         self.weight_VD[:, 0] = 0.0
         self.weight_VD[:, 1:].normal_(0.0, FACTOR_STD, generator=generator)
 
-    def pooled(self, features: SideFeatures, side: Side) -> Tensor:
-        """Sum-pooled embeddings of one side, (R, F, D)."""
-        num_features = len(self.spec.sparse(side))
+    def merged(self, batch: FeatureBatch) -> FeatureBatch:
+        """The batch with its ids as rows of the merged weight; raises as `merged_ids`."""
+        user, item = (
+            replace(features, values_L=self.merged_ids(features, side))
+            for features, side in zip((batch.user, batch.item), SIDES, strict=True)
+        )
+        return replace(batch, user=user, item=item)
+
+    def pool(self, batch: FeatureBatch, lookup: Lookup) -> Pooled:
+        """All that a model reads of a batch, each of `lookups` done by `lookup`.
+
+        Every lookup is a pooled one: of a sequence that is to stay unpooled, each id is a bag.
+        Lookups of nothing are left out.
+        """
+        if not self._unpooled:
+            return Pooled(self._side(0, batch.user, lookup), self._side(1, batch.item, lookup))
+        sequences = [batch.user.select([column]) for column in self._unpooled]
+        return Pooled(
+            self._side(0, batch.user.select(self._pooled), lookup),
+            self._side(1, batch.item, lookup),
+            tuple(
+                SequenceRows(lookup(number, sequence.one_bag_per_id()), sequence.offsets)
+                for number, sequence in enumerate(sequences, start=2)
+            ),
+        )
+
+    def _side(self, number: int, features: SideFeatures, lookup: Lookup) -> Tensor:
+        """What is pooled of one side, (R, F, D)."""
+        num_features = len(self.lookups[number])
         if num_features == 0:
             return features.dense_RN.new_zeros(features.num_rows, 0, self.embedding_dim)
-        pooled_GD = pooled_lookup(
-            self.weight_VD, self.merged_ids(features, side), features.offsets, features.weights_L
-        )
-        return pooled_GD.view(features.num_rows, num_features, self.embedding_dim)
+        pooled = lookup(number, features)
+        return pooled.view(features.num_rows, num_features, self.embedding_dim)
+
+    def look_up(self, number: int, bags: SideFeatures) -> Tensor:
+        """Pooled rows (G, D) of bags whose ids are rows of the merged weight."""
+        return pooled_lookup(self.weight_VD, bags.values_L, bags.offsets, bags.weights_L)
 
     def forward(self, batch: FeatureBatch) -> Pooled:
-        """Sum-pooled embeddings of both sides."""
-        return Pooled(self.pooled(batch.user, "user"), self.pooled(batch.item, "item"))
+        """Sum-pooled embeddings of both sides, and rows of what is not pooled."""
+        return self.pool(self.merged(batch), self.look_up)

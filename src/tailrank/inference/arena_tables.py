@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tailrank.core.errors import ConfigError
 from tailrank.embeddings import EmbeddingTables, Pooled
-from tailrank.features import SIDES, FeatureBatch, Side, SideFeatures
+from tailrank.features import SIDES, Feature, FeatureBatch, SideFeatures
 from tailrank.kernels import native
 from tailrank.kernels.lookup import LookupConfig, PooledLookup
 from tailrank.kernels.row_formats import format_of
@@ -27,12 +27,12 @@ class ArenaTables(Protocol):
     backend: str
 
     def __call__(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings of both sides, fp32. Raises ConfigError for an id outside its table."""
+        """What its model reads, fp32. Raises ConfigError for an id outside its table."""
         ...
 
 
 class NativeTables:
-    """One native call a side, in memory as it lies: ids are neither merged nor copied.
+    """One native call a lookup, in memory as it lies: ids are neither merged nor copied.
 
     Args:
         tables: their weight stays where it is.
@@ -42,21 +42,28 @@ class NativeTables:
     """
 
     def __init__(self, tables: EmbeddingTables) -> None:
-        self._dim = tables.embedding_dim
-        self._lookups = {side: _lookup(tables, side) for side in SIDES}
+        self._tables = tables
+        rows = [f"{side} row" for side in SIDES] + ["id"] * (len(tables.lookups) - len(SIDES))
+        self._lookups = [
+            _lookup(tables, features, row_name)
+            for features, row_name in zip(tables.lookups, rows, strict=True)
+        ]
         self.backend = f"native {native.runnable_isas()[0]}"
 
     def __call__(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings of both sides, fp32."""
-        return Pooled(self._pooled(batch.user, "user"), self._pooled(batch.item, "item"))
+        """Embeddings of a batch, fp32."""
+        try:
+            return self._tables.pool(batch, self._look_up)
+        except ConfigError:
+            if self._tables.reads_sequences:
+                self._tables.merged(batch)  # knows the place of an id in the batch as it was given
+            raise
 
-    def _pooled(self, features: SideFeatures, side: Side) -> Tensor:
-        """Of one side, (R, F, D)."""
-        lookup = self._lookups[side]
-        if lookup is None:
-            return features.dense_RN.new_zeros(features.num_rows, 0, self._dim)
-        pooled_RW = lookup(features.values_L, features.offsets, features.weights_L)
-        return pooled_RW.view(features.num_rows, -1, self._dim)
+    def _look_up(self, number: int, bags: SideFeatures) -> Tensor:
+        """Pooled rows of bags, (R, F * D)."""
+        lookup = self._lookups[number]
+        assert lookup is not None, "lookups of nothing are left out"
+        return lookup(bags.values_L, bags.offsets, bags.weights_L)
 
 
 class TorchTables:
@@ -74,24 +81,25 @@ class TorchTables:
             self._quantized_op = ops.embedding_bag_4bit_rowwise_offsets
 
     def __call__(self, batch: FeatureBatch) -> Pooled:
-        """Pooled embeddings of both sides, fp32."""
-        return Pooled(self._pooled(batch.user, "user"), self._pooled(batch.item, "item"))
+        """Embeddings of a batch, fp32."""
+        return self._tables.pool(self._tables.merged(batch), self._look_up)
 
-    def _pooled(self, features: SideFeatures, side: Side) -> Tensor:
-        """Of one side, (R, F, D)."""
-        tables, num_features = self._tables, len(self._tables.spec.sparse(side))
-        if self._quantized_op is None or features.num_rows * num_features == 0:
-            return tables.pooled(features, side).float()
+    def _look_up(self, number: int, bags: SideFeatures) -> Tensor:
+        """Pooled rows of bags, (G, D)."""
+        tables = self._tables
+        if bags.offsets.shape[0] == 1:
+            return torch.empty(0, tables.embedding_dim)
+        if self._quantized_op is None:
+            return tables.look_up(number, bags).float()
         pooled_GD = self._quantized_op(
             tables.weight_VD,
-            tables.merged_ids(features, side),
-            features.offsets,
-            per_sample_weights=features.weights_L,
+            bags.values_L,
+            bags.offsets,
+            per_sample_weights=bags.weights_L,
             include_last_offset=True,
         )
         # Four-bit rows of an odd dim come back with one number too many.
-        dim = tables.embedding_dim
-        return pooled_GD[:, :dim].reshape(features.num_rows, num_features, dim)
+        return pooled_GD[:, : tables.embedding_dim].contiguous()
 
 
 def arena_tables(tables: EmbeddingTables, backend: EmbeddingBackend | None) -> ArenaTables:
@@ -108,9 +116,10 @@ def arena_tables(tables: EmbeddingTables, backend: EmbeddingBackend | None) -> A
     return NativeTables(tables) if backend == "native" else TorchTables(tables)
 
 
-def _lookup(tables: EmbeddingTables, side: Side) -> PooledLookup | None:
-    """The lookup of one side; None where it has no sparse features."""
-    features = tables.spec.sparse(side)
+def _lookup(
+    tables: EmbeddingTables, features: tuple[Feature, ...], row_name: str
+) -> PooledLookup | None:
+    """The lookup of these features; None where there are none."""
     if not features:
         return None
     weight_VD, rows = tables.weight_VD.detach(), []
@@ -123,5 +132,5 @@ def _lookup(tables: EmbeddingTables, side: Side) -> PooledLookup | None:
         tables.embedding_dim,
         LookupConfig(row_format=format_of(weight_VD, tables.embedding_dim)),
         feature_names=[feature.name for feature in features],
-        row_name=f"{side} row",
+        row_name=row_name,
     )

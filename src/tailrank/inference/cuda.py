@@ -60,8 +60,8 @@ class CudaRanker:
         precision: number formats.
 
     Raises:
-        BackendUnavailable: the GPU has no such dense layers, or `score` cannot be recorded; says
-            why.
+        BackendUnavailable: the GPU has no such dense layers, the model reads sequences, or `score`
+            cannot be recorded; says why.
     """
 
     device = "cuda"
@@ -71,6 +71,9 @@ class CudaRanker:
             reason = f"the cuda ranker has no dense layers in {precision.dense}"
             raise BackendUnavailable(f"{reason}; export with dense=bf16, or use the cpu ranker")
         tables = model.tables
+        if tables.reads_sequences:
+            name, reason = type(model).__name__, "the cuda ranker reads no sequences row by row"
+            raise BackendUnavailable(f"{reason}, as {name} does; use the cpu ranker")
         self.precision, self._tables, self._on = precision, tables, tables.weight_VD.device
         self._name = type(model).__name__
         self._model = model.to(self._on).eval()

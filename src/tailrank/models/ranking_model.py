@@ -6,6 +6,7 @@ Knows no architecture. Legend: B item rows, T tasks.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -34,6 +35,7 @@ class RankingModel(nn.Module):
         config: sizes.
         generator: draws the initial weights; None: zeros, for weights about to be loaded.
         spec: features and tables with those that `prepare` adds; None: it adds none.
+        unpooled: sequences that the architecture reads row by row, see `EmbeddingTables`.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class RankingModel(nn.Module):
         generator: torch.Generator | None,
         *,
         spec: FeatureSpec | None = None,
+        unpooled: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.config = config
-        self.tables = EmbeddingTables(config.spec if spec is None else spec, generator)
+        self.tables = EmbeddingTables(config.spec if spec is None else spec, generator, unpooled)
 
     def prepare(self, batch: FeatureBatch) -> FeatureBatch:
         """The batch as tables and `score` take it, with the features that a model derives.
@@ -64,6 +67,12 @@ class RankingModel(nn.Module):
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, T) of a prepared batch from its pooled embeddings; what autograd sees."""
 
+    def score_and_auxiliary(
+        self, batch: FeatureBatch, pooled: Pooled
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, T), and a loss of the model's own that training adds, if it has one."""
+        return self.score(batch, pooled), None
+
     def forward(self, batch: FeatureBatch) -> Tensor:
         """Logits (B, T) of a batch."""
         batch = self.prepare(batch)
@@ -73,3 +82,8 @@ class RankingModel(nn.Module):
         """Every parameter outside the tables."""
         tables = {id(parameter) for parameter in self.tables.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in tables]
+
+    def statistics(self) -> list[Tensor]:
+        """What layers remember of the activations that they have seen."""
+        tables = {id(buffer) for buffer in self.tables.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in tables]

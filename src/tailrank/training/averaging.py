@@ -27,7 +27,8 @@ class WeightAverage:
     the last `fraction` of a run counts.
 
     Args:
-        model: its weights are read, and changed inside `applied` only.
+        model: its weights are read, and changed inside `applied` only. Statistics of activations
+            count as weights: those of other weights would not fit the mean.
         fraction: above 0; 1 is the plain mean.
 
     Source: Shamir and Zhang, Stochastic Gradient Descent for Non-smooth Optimization, ICML 2013,
@@ -38,7 +39,7 @@ class WeightAverage:
     def __init__(self, model: RankingModel, fraction: float) -> None:
         self._power = 1.0 / fraction
         self._table = model.tables.weight_VD
-        self._dense = model.dense_parameters()
+        self._dense = [*model.dense_parameters(), *model.statistics()]
         self._mean_VD = self._table.detach().clone()
         self._dense_means = [parameter.detach().clone() for parameter in self._dense]
         # How many steps each mean has seen; all a tensor, as all of it goes into checkpoints.

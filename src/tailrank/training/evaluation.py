@@ -23,7 +23,7 @@ def evaluate(
     splits: Sequence[Split],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BinaryMetrics:
-    """Metrics of `model` on the rows of these splits, in time order.
+    """Metrics of `model` on the rows of these splits, in time order; leaves it in `eval` mode.
 
     Args:
         model: to score with.
@@ -35,6 +35,7 @@ def evaluate(
         ConfigError: there is no such split.
         RequestError: it has no rows.
     """
+    model.eval()
 
     def probabilities(batch: FeatureBatch) -> Tensor:
         # In double precision, or confident scores would round to equal probabilities.

@@ -1,8 +1,8 @@
 """One training step: look up, forward, backward, update.
 
-Autograd sees the dense part only. Its gradient ends at the pooled embeddings, a leaf; from there
-the rows that the batch read are updated by hand, so no step ever holds a gradient of a table's
-size, dense or sparse.
+Autograd sees the dense part only. Its gradient ends at what the lookups gave, its leaves; from
+there the rows that the batch read are updated by hand, so no step ever holds a gradient of a
+table's size, dense or sparse.
 
 Legend: B items, T tasks, L ids, G bags, D dim.
 """
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
-from tailrank.features import SIDES, FeatureBatch, Labels, Side, SideFeatures
-from tailrank.kernels.reference import pooled_lookup
+from tailrank.features import FeatureBatch, Labels, SideFeatures
 from tailrank.kernels.sparse_reference import RowGradients, row_gradients
 from tailrank.models import RankingModel
 from tailrank.training.averaging import WeightAverage
@@ -81,18 +80,21 @@ class TrainStep:
         return nullcontext() if self.average is None else self.average.applied()
 
     def __call__(self, batch: FeatureBatch, labels: Labels) -> float:
-        """One step; returns the loss before it.
+        """One step; returns the loss before it, without a model's auxiliary loss.
 
         Raises:
             ConfigError: an id is outside its table, or gradients to clip are no longer finite.
         """
+        if not self.model.training:
+            self.model.train()
         batch = self.model.prepare(batch)
-        sides = [self._look_up(batch, side) for side in SIDES]
-        pooled = Pooled(*(side.leaf_RFD for side in sides))
-        loss = loss_of(self.model.score(batch, pooled), labels)
+        reads: list[_Read] = []
+        pooled = self._embed(batch, reads)
+        logits_BT, auxiliary = self.model.score_and_auxiliary(batch, pooled)
+        loss = loss_of(logits_BT, labels)
         self.dense.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        rows = _table_gradients(sides)
+        torch.autograd.backward(loss if auxiliary is None else loss + auxiliary)
+        rows = _table_gradients(reads)
         if self.config.clip_norm is not None:
             self._clip(rows, self.config.clip_norm)
         if self.config.table_l2:
@@ -116,39 +118,37 @@ class TrainStep:
             for gradient in gradients:
                 gradient.mul_(factor)
 
-    def _look_up(self, batch: FeatureBatch, side: Side) -> _LookedUp:
-        """Pooled embeddings of one side, as a leaf."""
-        tables, features = self.model.tables, getattr(batch, side)
-        num_features = len(tables.spec.sparse(side))
-        shape = (features.num_rows, num_features, tables.embedding_dim)
-        if not num_features:
-            return _LookedUp(features, features.values_L, torch.zeros(shape))
-        ids_L = tables.merged_ids(features, side)
-        pooled_GD = pooled_lookup(tables.weight_VD, ids_L, features.offsets, features.weights_L)
-        return _LookedUp(features, ids_L, pooled_GD.view(shape).requires_grad_())
+    def _embed(self, batch: FeatureBatch, reads: list[_Read]) -> Pooled:
+        """Embeddings of a batch; what each lookup gave is added to `reads`, as a leaf."""
+        tables = self.model.tables
+
+        def look_up(number: int, bags: SideFeatures) -> Tensor:
+            reads.append(_Read(bags, tables.look_up(number, bags).requires_grad_()))
+            return reads[-1].leaf_GD
+
+        return tables.pool(tables.merged(batch), look_up)
 
 
-class _LookedUp(NamedTuple):
-    """One side of a batch after the lookup, its ids as rows of the merged weight."""
+class _Read(NamedTuple):
+    """What one lookup read, its ids as rows of the merged weight, and what it gave."""
 
-    features: SideFeatures
-    ids_L: Tensor
-    leaf_RFD: Tensor
+    bags: SideFeatures
+    leaf_GD: Tensor
 
 
-def _table_gradients(sides: list[_LookedUp]) -> RowGradients:
-    """Row gradients of both sides together, as sides may share tables."""
+def _table_gradients(reads: list[_Read]) -> RowGradients:
+    """Row gradients of all lookups together, as they may share tables."""
     ids, offsets, gradients, weights, start = [], [torch.zeros(1, dtype=torch.int64)], [], [], 0
-    for features, ids_L, leaf_RFD in sides:
-        if leaf_RFD.grad is None:  # a side without sparse features
+    for bags, leaf_GD in reads:
+        if leaf_GD.grad is None:  # the model made no use of it
             continue
-        ids.append(ids_L)
-        offsets.append(features.offsets[1:] + start)
-        gradients.append(leaf_RFD.grad.flatten(0, 1))
-        start += features.num_ids
-        factor_L = features.weights_L
-        weights.append(torch.ones(features.num_ids) if factor_L is None else factor_L)
-    weighted = any(features.weights_L is not None for features, _, _ in sides)
+        ids.append(bags.values_L)
+        offsets.append(bags.offsets[1:] + start)
+        gradients.append(leaf_GD.grad)
+        start += bags.num_ids
+        factor_L = bags.weights_L
+        weights.append(torch.ones(bags.num_ids) if factor_L is None else factor_L)
+    weighted = any(bags.weights_L is not None for bags, _ in reads)
     return row_gradients(
         torch.cat(ids),
         torch.cat(offsets),

@@ -66,3 +66,16 @@ def test_the_runner_answers_each_part_with_its_own_scores(pool: QueryPool) -> No
 def test_a_query_larger_than_the_pool_is_refused(pool: QueryPool) -> None:
     with pytest.raises(ConfigError, match="num_items"):
         pool.payload(0, pool.num_items_max + 1)
+
+
+def test_sequences_of_one_user_are_of_one_length() -> None:
+    names, tables = ("clicks", "shops"), SPEC.tables[:1]
+    sequences = tuple(
+        Feature(name=name, side="user", kind="sequence", table="items", pooling_factor=2.5)
+        for name in names
+    )
+    spec = FeatureSpec(features=(*sequences, SPEC.features[2]), tables=tables)
+    query = QueryPool.random(spec, seed=2)
+    lengths = [query.features(BatchPart(make_query(query, 1, n), 0, 1)).user for n in range(40)]
+    seen = {tuple(user.offsets.diff().tolist()) for user in lengths}
+    assert seen == {(2, 2), (3, 3)}
