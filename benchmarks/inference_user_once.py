@@ -70,7 +70,7 @@ def measure_movielens(figures: Figures, folder: Path, rounds: int) -> None:
     dim = recipe.data.embedding_dim
     dataset = MovieLensDataset(MovieLensConfig(path=folder, embedding_dim=dim))
     rows, _ = next(iter(dataset.batches(("test",), _POOL_ITEMS, shuffle_seed=0)))
-    model = build_model(recipe.model_config(dataset.spec), None).eval()
+    model = build_model(recipe.model_config(dataset), None).eval()
     assert isinstance(model, DLRM)
     draw_weights(model, 0)
     draw = Draw(user=rows.user, item=rows.item)

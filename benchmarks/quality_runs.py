@@ -33,12 +33,18 @@ class Run:
     """One model trained from one seed.
 
     Args:
-        test: scores of the test rows.
+        tests: scores of the test rows, for each task.
         metrics: of `Trained.metrics`, such as `auc_test`, `auc_validation` and `step_chosen`.
     """
 
-    test: BinaryMetrics
+    tests: dict[str, BinaryMetrics]
     metrics: dict[str, float]
+
+    @property
+    def test(self) -> BinaryMetrics:
+        """Scores of the test rows where there is one task."""
+        (scored,) = self.tests.values()
+        return scored
 
 
 def parse_arguments(
@@ -97,15 +103,15 @@ def run_recipe(
     kept = None if runs is None else runs / f"{model}-{seed}-{digest}"
     if kept is not None and (kept / _METRICS_FILE).is_file():
         metrics = json.loads((kept / _METRICS_FILE).read_text(encoding="utf-8"))
-        return Run(test=load_scores(kept)[0], metrics=metrics)
+        return Run(tests=load_scores(kept)[0], metrics=metrics)
     dataset = open_dataset(data, recipe.data)
     trained = procedure(dataset, recipe, refit=refit)
     assert trained is not None, "nobody asked it to stop"
-    run = Run(test=trained.test, metrics=trained.metrics())
+    run = Run(tests=trained.tests, metrics=trained.metrics())
     print(model, seed, run.metrics, flush=True)
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
-        save_scores(kept, run.test, dataset.rows_fingerprint)
+        save_scores(kept, run.tests, dataset.rows_fingerprint)
         replace_text(kept / _METRICS_FILE, json.dumps(run.metrics, indent=2))
     return run
 

@@ -9,7 +9,7 @@ Legend: G groups (users or queries).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -187,10 +187,32 @@ class BinaryMetrics:
             hit_rate_at_10=math.nan if groups is None else groups.hit_rate_at_10,
         )
 
+    def known(self) -> dict[str, float]:
+        """The metrics that the rows have, by name; of no rows, their number alone."""
+        if not self._scores:
+            return {"num_rows": 0}
+        values = self.compute().to_dict()
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
     def per_group(self) -> GroupValues | None:
         """Metrics of every group of everything so far; None where the rows have no groups."""
         groups = self.groups
         return None if groups is None else per_group(self.scores, self.labels, groups)
+
+
+def known_by_task(scored: Mapping[str, BinaryMetrics]) -> dict[str, float]:
+    """Metrics of each task that its rows have: `auc`; `income.auc` where there are several tasks.
+
+    Args:
+        scored: the rows of each task whose label is known.
+    """
+    if len(scored) == 1:
+        return next(iter(scored.values())).known()
+    return {
+        f"{task}.{name}": value
+        for task, one in scored.items()
+        for name, value in one.known().items()
+    }
 
 
 def logloss(scores: Floats, labels: Bools) -> float:

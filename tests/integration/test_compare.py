@@ -79,9 +79,9 @@ def test_rows_of_one_class_are_compared_by_what_they_have(runs, tmp_path: Path, 
     folders = [shutil.copytree(run, tmp_path / run.name) for run in runs]
     for folder in folders:
         scored, fingerprint = load_scores(folder)
-        clicked = BinaryMetrics()
-        clicked.update(scored.scores, scored.labels * 0, scored.groups)
-        save_scores(folder, clicked, fingerprint)
+        (rows,), clicked = scored.values(), BinaryMetrics()
+        clicked.update(rows.scores, rows.labels * 0, rows.groups)
+        save_scores(folder, {"label": clicked}, fingerprint)
     assert main(["compare", *map(str, folders), "--resamples", "100", "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["metrics"].keys() == {

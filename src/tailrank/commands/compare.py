@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -13,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class _Run(NamedTuple):
-    """A run as it was read: its name here, its test rows' scores and its learning curve."""
+    """A run as it was read: its name here, each task's test rows scored, its learning curve."""
 
     name: str
-    scored: BinaryMetrics
+    scored: dict[str, BinaryMetrics]
     rows_fingerprint: str
     curve: list[LearningPoint]
 
@@ -34,7 +33,7 @@ def compare(
 
     Rows are resampled with replacement, the same ones for every model, so that the luck of the
     draw cancels; where rows belong to users or queries, whole groups are. Runs that scored
-    different rows are refused.
+    different rows are refused; of several tasks, those that all runs predict are compared.
 
     Example: tailrank compare runs/factors runs/dlrm --out runs/compared
 
@@ -72,7 +71,7 @@ def compare(
     with console.progress("bootstrap") as progress:
         compared = _differences(loaded, rows, resamples, seed, progress)
     console.show(comparison_table(rows, compared))
-    if (missing := undefined_metrics(loaded[0].scored)) is not None:
+    for missing in undefined_metrics(loaded[0].scored):
         console.warn(missing)
     called = plain_names((run.name for run in loaded), "run")
     named = [(f"{called[row.run]}.{row.metric}_difference", row) for row in compared]
@@ -127,7 +126,22 @@ def _load(folders: tuple[Path, ...]) -> list[_Run]:
                 "split in another way; only the same rows can be compared",
             )
         runs.append(_Run(name, scored, rows, ReportData.load(folder).learning_curve))
-    return runs
+    return _in_common(runs)
+
+
+def _in_common(runs: list[_Run]) -> list[_Run]:
+    """The runs with the tasks that all of them predict, so a model of one task may meet others.
+
+    Raises:
+        RequestError: there is no such task.
+    """
+    from tailrank.core.errors import RequestError
+
+    tasks = [task for task in runs[0].scored if all(task in run.scored for run in runs)]
+    if not tasks:
+        each = "; ".join(f"{run.name}: {', '.join(run.scored)}" for run in runs)
+        raise RequestError("RUNS", f"no task that all of them predict: {each}")
+    return [run._replace(scored={task: run.scored[task] for task in tasks}) for run in runs]
 
 
 def _names(folders: tuple[Path, ...]) -> list[str]:
@@ -148,14 +162,10 @@ def _names(folders: tuple[Path, ...]) -> list[str]:
 
 def _rows(runs: list[_Run]) -> list[RunRow]:
     """Metrics of every run; those that are undefined (NaN) are left out."""
+    from tailrank.metrics import known_by_task
     from tailrank.reporting.report_data import RunRow
 
-    rows = []
-    for run in runs:
-        values = run.scored.compute().to_dict()
-        known = {name: value for name, value in values.items() if not math.isnan(value)}
-        rows.append(RunRow(run=run.name, metrics=known))
-    return rows
+    return [RunRow(run=run.name, metrics=known_by_task(run.scored)) for run in runs]
 
 
 def _differences(
@@ -165,27 +175,30 @@ def _differences(
     from tailrank.metrics import PairedMetric, paired_bootstrap
     from tailrank.reporting.report_data import ComparedMetric
 
-    metrics = [name for name in get_args(PairedMetric) if name in rows[0].metrics]
     first, others = runs[0].scored, runs[1:]
+    wanted = [  # of each task, metric by metric
+        (f"{task}.{metric}" if len(first) > 1 else metric, task, metric)
+        for task in first
+        for metric in get_args(PairedMetric)
+    ]
+    wanted = [row for row in wanted if row[0] in rows[0].metrics]
     found: list[ComparedMetric] = []
-    total = len(others) * len(metrics) * resamples
+    total = len(others) * len(wanted) * resamples
 
     def drawn(done: int) -> None:
         progress.count(len(found) * resamples + done, total, "draws")
 
     for run in others:
-        for metric in metrics:
+        for name, task, metric in wanted:
             value, low, high = paired_bootstrap(
-                run.scored.scores,
-                first.scores,
-                first.labels,
-                first.groups,
+                run.scored[task].scores,
+                first[task].scores,
+                first[task].labels,
+                first[task].groups,
                 metric=metric,
                 num_resamples=resamples,
                 seed=seed,
                 progress=drawn,
             )
-            found.append(
-                ComparedMetric(run=run.name, metric=metric, value=value, low=low, high=high)
-            )
+            found.append(ComparedMetric(run=run.name, metric=name, value=value, low=low, high=high))
     return found

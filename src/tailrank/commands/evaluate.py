@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -48,6 +47,7 @@ def evaluate(
     from tailrank.inference.artifact import read_record
     from tailrank.inference.precision import Precision
     from tailrank.inference.ranker import load, load_model
+    from tailrank.metrics import known_by_task
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.quality import quality_columns, undefined_metrics
@@ -73,10 +73,9 @@ def evaluate(
         progress.begin("score")
         splits = SPLITS if split == "all" else (split,)
         scored = score(dataset, splits, lambda done, total: progress.count(done, total, "rows"))
-    values = scored.compute().to_dict()
-    metrics = {f"{name}_{split}": value for name, value in values.items() if not math.isnan(value)}
+    metrics = {f"{name}_{split}": value for name, value in known_by_task(scored).items()}
     console.metrics(metrics)
-    if (missing := undefined_metrics(scored)) is not None:
+    for missing in undefined_metrics(scored):
         console.warn(missing)
     result = Result(
         command="evaluate",

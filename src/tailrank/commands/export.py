@@ -28,9 +28,9 @@ def export(
     """Write a trained model in another precision, if it still ranks as well.
 
     The ranker of the new artifact and that of the old one score the same held-out rows; the export
-    is refused (exit 3) when the AUC drops by more than the bound. With auto, every precision is
-    judged so and timed on this host, and the fastest that passes is written; of equally fast ones,
-    the smallest.
+    is refused (exit 3) when the AUC, of any task, drops by more than the bound. With auto, every
+    precision is judged so and timed on this host, and the fastest that passes is written; of
+    equally fast ones, the smallest.
 
     Example: tailrank export runs/a --precision auto --data criteo:train.tsv --out runs/b
 
@@ -89,8 +89,9 @@ def export(
             for name, reason in found.unavailable.items():
                 console.note(f"{name}: not tried, {reason}")
         say = console.note if judged.passed else console.warn
+        of = f" of {judged.task}, which loses most," if len(dataset.tasks) > 1 else ""
         say(
-            f"AUC on the {split} rows: {gate.auc_fp32:.5f} in fp32, {judged.auc:.5f} in "
+            f"AUC{of} on the {split} rows: {judged.auc_fp32:.5f} in fp32, {judged.auc:.5f} in "
             f"{judged.precision}: a drop of {judged.auc_drop_fraction:.4%}, of {max_auc_drop:.4%} "
             "allowed"
         )

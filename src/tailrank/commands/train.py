@@ -52,6 +52,8 @@ def train(
     interaction: Literal["dot", "cat"] | None = None,
     size: list[str] | None = None,
     features: str | None = None,
+    tasks: str | None = None,
+    task_weights: str | None = None,
     schema: Path | None = None,
     min_count: int | None = None,
     integer_buckets: Annotated[bool | None, Parameter(negative="--no-integer-buckets")] = None,
@@ -110,6 +112,8 @@ def train(
         interaction: How embeddings meet.
         size: Any size of the model as NAME=VALUE, repeatable; a wrong one lists those there are.
         features: Names of the features to use, as in user_id,movie_id; default: all.
+        tasks: Names of the tasks to predict, as in income; default: all that the data have.
+        task_weights: What the loss of each task counts, in the data's order, as in 1,0.5 (all 1).
         schema: What the columns of a table mean, for table:FILE.
         min_count: Categories seen fewer times count as unknown (2).
         integer_buckets: Give each Criteo integer an embedding too, by its logarithmic bucket.
@@ -153,7 +157,8 @@ def train(
             min_count=min_count,
             integer_buckets=integer_buckets,
             num_negatives=num_negatives,
-            features=None if features is None else tuple(filter(None, features.split(","))),
+            features=_names(features),
+            tasks=_names(tasks),
         ),
         training=_changed(
             recipe.training,
@@ -173,6 +178,7 @@ def train(
             evaluate_every=evaluate_every,
             select_by=select_by,
             patience=patience,
+            task_weights=_weights(task_weights),
             seed=seed,
             checkpoint_every=checkpoint_every,
             checkpoint_seconds=checkpoint_seconds,
@@ -201,7 +207,7 @@ def train(
             sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
             recipe = replace(recipe, training=sized)
         console.note(plan_in_words(recipe.training, dataset.num_rows(("train",))))
-        needed = recipe.bytes_needed(dataset.spec)
+        needed = recipe.bytes_needed(dataset)
         console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
         check_fits(needed)
         if dry_run:
@@ -232,7 +238,7 @@ def train(
     if trained.refit is not None:
         console.note(f"then trained anew on train + validation, {trained.refit.step:,} steps")
     console.metrics(result.metrics)
-    if (missing := undefined_metrics(trained.test)) is not None:
+    for missing in undefined_metrics(trained.tests):
         console.warn(f"test part: {missing}")
     console.finish(result)
     return 0
@@ -289,6 +295,21 @@ def _sizes(model: str, settings: list[str] | None, **flags: str | None) -> dict[
     return sizes
 
 
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Read `user_id,movie_id`."""
+    return None if text is None else tuple(filter(None, text.split(",")))
+
+
+def _weights(text: str | None) -> tuple[float, ...] | None:
+    """Read `1,0.5`."""
+    from tailrank.core.errors import ConfigError
+
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ConfigError("--task-weights", text, "numbers joined by commas, as in 1,0.5") from None
+
+
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C asks to stop after the step; a second one stops at once."""
@@ -343,7 +364,7 @@ def _write(
     from tailrank.training.scores import save_scores
 
     trained.dataset.save_fitted(folder)
-    save_scores(folder, trained.test, trained.dataset.rows_fingerprint)
+    save_scores(folder, trained.tests, trained.dataset.rows_fingerprint)
     save_artifact(folder, trained.model, training=trained.record())
     curve = [
         LearningPoint(
@@ -353,7 +374,7 @@ def _write(
         )
         for point in trained.chosen.curve
     ]
-    replace(quality_columns(trained.test), learning_curve=curve).save(folder)
+    replace(quality_columns(trained.tests), learning_curve=curve).save(folder)
     result = Result(
         command="train",
         command_line=typed,

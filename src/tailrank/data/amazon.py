@@ -84,6 +84,7 @@ class AmazonDataset:
     """
 
     name = "amazon"
+    tasks: tuple[str, ...] = ("label",)
 
     def __init__(self, config: AmazonConfig) -> None:
         self.config = config

@@ -92,6 +92,7 @@ class CriteoDataset:
     """
 
     name = "criteo"
+    tasks: tuple[str, ...] = ("label",)
 
     def __init__(
         self,

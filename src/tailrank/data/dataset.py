@@ -25,6 +25,8 @@ class Dataset(Protocol):
 
     name: str
     spec: FeatureSpec
+    tasks: tuple[str, ...]
+    """What is predicted: a name per column of the labels (T of them)."""
     fingerprint: str
     """Hex digest of content and settings: same digest, same batches."""
     rows_fingerprint: str

@@ -84,6 +84,7 @@ class MovieLensDataset:
     """
 
     name = "movielens"
+    tasks: tuple[str, ...] = ("label",)
 
     def __init__(self, config: MovieLensConfig) -> None:
         self.config = config

@@ -17,7 +17,7 @@ from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
 from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
 from tailrank.data.schema import load_schema
-from tailrank.data.selection import select_features
+from tailrank.data.selection import select_features, select_tasks
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.data.table import TableConfig, TableDataset, load_fitted
 from tailrank.data.vocabulary import Vocabulary
@@ -59,6 +59,7 @@ class DataSettings:
         integer_buckets: whether Criteo's integers are also categories; 13 more tables.
         features: names of the features to use; None: all.
         num_negatives: rows drawn beside each positive one to train on; for data of likes alone.
+        tasks: names of the tasks to predict; None: all.
     """
 
     embedding_dim: int = 16
@@ -66,13 +67,15 @@ class DataSettings:
     integer_buckets: bool = False
     features: tuple[str, ...] | None = None
     num_negatives: int = 4
+    tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("embedding_dim", "min_count", "num_negatives"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "at least 1")
-        if self.features is not None and not self.features:
-            raise ConfigError("features", list(self.features), "at least one name")
+        for name in ("features", "tasks"):
+            if getattr(self, name) == ():
+                raise ConfigError(name, [], "at least one name")
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""
@@ -81,8 +84,10 @@ class DataSettings:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> DataSettings:
         """Read what `to_dict` wrote."""
-        features = record["features"]
-        return cls(**{**record, "features": None if features is None else tuple(features)})
+        values: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in record.items()
+        }
+        return cls(**values)
 
 
 def open_dataset(
@@ -122,6 +127,8 @@ def open_dataset(
         raise RequestError("--schema", f"{name.kind} needs none; leave it out")
     else:
         dataset = _open(name, settings, fitted, scratch, progress)
+    if settings.tasks is not None:
+        dataset = select_tasks(dataset, settings.tasks)
     return dataset if settings.features is None else select_features(dataset, settings.features)
 
 

@@ -1,12 +1,14 @@
-"""Any data set with just some of its features.
+"""Any data set with just some of its features, or just some of its tasks.
 
-Knows no file format. Legend: R rows, F sparse features of one side, N dense width, L ids.
+Knows no file format. Legend: B items, R rows, F sparse features of one side, N dense width, L ids,
+T tasks.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,12 +28,68 @@ def select_features(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return _Selected(dataset, tuple(names))
 
 
+def select_tasks(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The same rows with the labels of just these tasks, in the data's order.
+
+    Raises:
+        ConfigError: a name that is not there, or none.
+    """
+    for name in names:
+        if name not in dataset.tasks:
+            raise ConfigError("--tasks", name, one_of(dataset.tasks, name))
+    if not names:
+        raise ConfigError("--tasks", "", f"at least one of {', '.join(dataset.tasks)}")
+    return _SomeTasks(dataset, tuple(name for name in dataset.tasks if name in names))
+
+
+class _SomeTasks:
+    """A data set with some of its tasks; see `data.dataset.Dataset`."""
+
+    def __init__(self, dataset: Dataset, tasks: tuple[str, ...]) -> None:
+        self._dataset, self.tasks = dataset, tasks
+        self._columns = [dataset.tasks.index(task) for task in tasks]
+        self.name, self.spec = dataset.name, dataset.spec
+        text = f"{dataset.fingerprint} {tasks}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.rows_fingerprint = dataset.rows_fingerprint
+        self.fitted_fingerprint = dataset.fitted_fingerprint
+
+    def num_rows(self, splits: Sequence[Split]) -> int:
+        """Item rows of these splits together."""
+        return self._dataset.num_rows(splits)
+
+    def save_fitted(self, folder: Path) -> None:
+        """Write what was fitted; tasks have no part in it."""
+        self._dataset.save_fitted(folder)
+
+    def for_refit(self) -> Dataset:
+        """The same tasks of the data fitted on train + validation."""
+        return _SomeTasks(self._dataset.for_refit(), self.tasks)
+
+    def batches(
+        self,
+        splits: Sequence[Split],
+        batch_items: int,
+        *,
+        shuffle_seed: int | None = None,
+        first_batch: int = 0,
+    ) -> Batches:
+        """See `Dataset.batches`."""
+        for batch, labels in self._dataset.batches(
+            splits, batch_items, shuffle_seed=shuffle_seed, first_batch=first_batch
+        ):
+            mask_BT = None if labels.mask_BT is None else labels.mask_BT[:, self._columns]
+            values_BT = labels.values_BT[:, self._columns]
+            yield batch, replace(labels, values_BT=values_BT, mask_BT=mask_BT)
+
+
 class _Selected:
     """A data set with some of its features; see `data.dataset.Dataset`."""
 
     def __init__(self, dataset: Dataset, names: tuple[str, ...]) -> None:
         self._dataset, self._names = dataset, names
         self.name, self.spec = dataset.name, _selected_spec(dataset.spec, names)
+        self.tasks = dataset.tasks
         self._sides = {side: _SideSelection(dataset.spec, side, set(names)) for side in SIDES}
         text = f"{dataset.fingerprint} {[feature.name for feature in self.spec.features]}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()

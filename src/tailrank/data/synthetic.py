@@ -150,6 +150,7 @@ class SyntheticDataset:
     """The log of a `SyntheticConfig`; see `data.dataset.Dataset`."""
 
     name = "synthetic"
+    tasks: tuple[str, ...] = ("label",)
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config

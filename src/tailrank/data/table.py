@@ -98,6 +98,7 @@ class TableDataset:
     """
 
     name = "table"
+    tasks: tuple[str, ...] = ("label",)
 
     def __init__(
         self,

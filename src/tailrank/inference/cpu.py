@@ -98,7 +98,7 @@ class CpuRanker:
             self._model = with_packed_layers(self._model, self.dense_backend, dense_format).eval()
 
     def rank(self, batch: FeatureBatch) -> Tensor:
-        """Probabilities (B,), float32. Raises ConfigError for an id outside its table."""
+        """Probabilities (B,), or (B, T) of several tasks; ConfigError: an id outside its table."""
         if self._fused is not None:
             return self._fused(batch)
         with torch.inference_mode():

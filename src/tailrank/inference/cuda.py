@@ -75,7 +75,7 @@ class CudaRanker:
             name, reason = type(model).__name__, "the cuda ranker reads no sequences row by row"
             raise BackendUnavailable(f"{reason}, as {name} does; use the cpu ranker")
         self.precision, self._tables, self._on = precision, tables, tables.weight_VD.device
-        self._name = type(model).__name__
+        self._name, self._num_tasks = type(model).__name__, model.num_tasks
         self._model = model.to(self._on).eval()
         if precision.dense != "fp32":
             # "mkl" stands for torch's own matrix products, wherever the weights are.
@@ -93,13 +93,13 @@ class CudaRanker:
             self._recorded(lane, BatchShape(users=1, items=1, ids=1))
 
     def rank(self, batch: FeatureBatch) -> Tensor:
-        """Probabilities (B,), float32, on the CPU.
+        """Probabilities (B,), or (B, T) of several tasks, float32, on the CPU.
 
         Raises:
             ConfigError: an id outside its table, or features that do not fit the model.
         """
         if batch.num_items == 0:
-            return torch.empty(0)
+            return torch.empty(0) if self._num_tasks == 1 else torch.empty(0, self._num_tasks)
         batch = self._model.prepare(batch)
         with self._lane() as lane:
             recorded = self._recorded(lane, BatchShape.holding(batch))
@@ -107,9 +107,9 @@ class CudaRanker:
             recorded.run()
             recorded.outputs.fetch()
             lane.wait()
-            scores_B, faults = recorded.outputs.fetched(batch.num_items)
+            scores_BT, faults = recorded.outputs.fetched(batch.num_items)
         self._check(batch, faults)
-        return scores_B
+        return scores_BT.squeeze(1)
 
     def describe(self) -> dict[str, object]:
         """What was chosen, for the result file."""
@@ -147,7 +147,7 @@ class CudaRanker:
     def _record(self, lane: _Lane, shape: BatchShape) -> _Recorded:
         """Make room for batches of that shape and record how they are scored."""
         inputs = StaticBatch(self._tables.spec, shape, self._on)
-        outputs = StaticScores(shape.items, self._on)
+        outputs = StaticScores(shape.items, self._num_tasks, self._on)
         with self._recording:
             try:
                 run = lane.record(lambda: self._score(inputs.features, outputs))
@@ -166,7 +166,7 @@ class CudaRanker:
         user_UFD = self._pooled(batch, "user", outputs)
         item_BFD = self._pooled(batch, "item", outputs)
         logits_BT = self._model.score(batch, Pooled(user_UFD, item_BFD))
-        torch.sigmoid(logits_BT.squeeze(1), out=outputs.scores_B)
+        torch.sigmoid(logits_BT, out=outputs.scores_BT)
 
     def _pooled(self, batch: FeatureBatch, side: Side, outputs: StaticScores) -> Tensor:
         """Pooled embeddings of one side (R, F, D), fp32."""

@@ -25,7 +25,7 @@ class EagerRanker:
         self.model = model.eval()
 
     def rank(self, batch: FeatureBatch) -> Tensor:
-        """Probabilities (B,), float32. Raises ConfigError for an id outside its table."""
+        """Probabilities (B,), or (B, T) of several tasks; ConfigError: an id outside its table."""
         with torch.inference_mode():
             return torch.sigmoid(self.model(batch)).squeeze(1)
 

@@ -33,7 +33,7 @@ class Ranker(Protocol):
     device: str
 
     def rank(self, batch: FeatureBatch) -> Tensor:
-        """Probabilities (B,), float32, in item order.
+        """Probabilities (B,), or (B, T) of several tasks, float32, in item order.
 
         Raises:
             ConfigError: an id is outside its table.

@@ -167,19 +167,21 @@ class StaticScores:
     """Where the scores and the faults of one run are written, and where they are fetched to.
 
     Args:
-        items: room for so many scores.
+        items: room for the scores of so many (B).
+        tasks: scores of each item (T).
         device: where the batch is scored.
 
     Attributes:
-        scores_B: float32 on the device.
+        scores_BT: float32 on the device.
         faults: on the device, for each side int64 (2,) as `triton_lookup.pooled_lookup` takes them.
     """
 
-    def __init__(self, items: int, device: torch.device) -> None:
-        num_bytes = _FAULT_BYTES + items * torch.float32.itemsize
+    def __init__(self, items: int, tasks: int, device: torch.device) -> None:
+        num_bytes = _FAULT_BYTES + items * tasks * torch.float32.itemsize
         self._device_block = _block(num_bytes, device)
         self._host_block = _block(num_bytes, torch.device("cpu"), device)
-        self.scores_B = self._device_block[_FAULT_BYTES:].view(torch.float32)
+        self._shape_BT = (items, tasks)
+        self.scores_BT = self._device_block[_FAULT_BYTES:].view(torch.float32).view(self._shape_BT)
         self._faults_22 = self._device_block[:_FAULT_BYTES].view(torch.int64).view(2, 2)
         self.faults: dict[Side, Tensor] = dict(zip(SIDES, self._faults_22, strict=True))
 
@@ -193,10 +195,11 @@ class StaticScores:
 
     def fetched(self, num_items: int) -> tuple[Tensor, dict[Side, Faults]]:
         """Scores of the first so many items, and the faults, once the transfer is done."""
-        scores_B = self._host_block[_FAULT_BYTES:].view(torch.float32)[:num_items].clone()
+        room_BT = self._host_block[_FAULT_BYTES:].view(torch.float32).view(self._shape_BT)
+        scores_BT = room_BT[:num_items].clone()
         words = self._host_block[:_FAULT_BYTES].view(torch.int64).tolist()
         position, bag, item_position, item_bag = (None if w == NO_FAULT else w for w in words)
-        return scores_B, {"user": Faults(bag, position), "item": Faults(item_bag, item_position)}
+        return scores_BT, {"user": Faults(bag, position), "item": Faults(item_bag, item_position)}
 
 
 def _layout(spec: FeatureSpec, shape: BatchShape) -> dict[str, _Section]:

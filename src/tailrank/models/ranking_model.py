@@ -36,7 +36,12 @@ class RankingModel(nn.Module):
         generator: draws the initial weights; None: zeros, for weights about to be loaded.
         spec: features and tables with those that `prepare` adds; None: it adds none.
         unpooled: sequences that the architecture reads row by row, see `EmbeddingTables`.
+
+    Attributes:
+        num_tasks: T; 1 unless an architecture says otherwise.
     """
+
+    num_tasks = 1
 
     def __init__(
         self,

@@ -5,13 +5,14 @@ To add one: a file beside this one, and a line in `_ARCHITECTURES`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, RequestError
 from tailrank.features import FeatureSpec
 from tailrank.models.dlrm import DLRM, DLRMConfig
 from tailrank.models.factorization_machine import FactorizationMachine, FactorizationMachineConfig
@@ -60,14 +61,25 @@ def size_from_text(architecture: str, name: str, text: str, flag: str) -> Any:
     return read_size(flag, text, size_types(_architecture(architecture).config.for_spec)[name])
 
 
-def config_for(architecture: str, spec: FeatureSpec, sizes: Mapping[str, Any]) -> ModelConfig:
-    """The config of an architecture for these features.
+def config_for(
+    architecture: str,
+    spec: FeatureSpec,
+    sizes: Mapping[str, Any],
+    tasks: tuple[str, ...] = ("label",),
+) -> ModelConfig:
+    """The config of an architecture for these features and tasks.
 
     Raises:
         ConfigError: unknown architecture or size, or features that it has no use for.
+        RequestError: there are several tasks, and it predicts one.
     """
     _check_sizes(architecture, sizes)
-    config: ModelConfig = _architecture(architecture).config.for_spec(spec, **sizes)
+    for_spec = _architecture(architecture).config.for_spec
+    several = "tasks" in inspect.signature(for_spec).parameters
+    if len(tasks) > 1 and not several:
+        reason = f"{architecture} predicts one task, and the data have {', '.join(tasks)}; name one"
+        raise RequestError("--tasks", reason)
+    config: ModelConfig = for_spec(spec, *((tasks,) if several else ()), **sizes)
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -202,7 +203,11 @@ def _quality(result: Result, columns: ReportData) -> Headline | None:
     split = _split(metrics)
     if split is None:
         return None
-    sentence = f"The model reaches AUC {metrics[f'auc_{split}']:.4f} on {_part(split)}"
+    reached = " and ".join(
+        f"{metrics[f'{subject}auc_{split}']:.4f}" + (f" ({subject[:-1]})" if subject else "")
+        for subject in _subjects(metrics, split)
+    )
+    sentence = f"The model reaches AUC {reached} on {_part(split)}"
     attainable = metrics.get("auc_attainable")
     sentence += f", of {attainable:.4f} attainable." if attainable is not None else "."
     return Headline(sentence, tuple(_quality_figures(metrics)[:_NUM_FIGURES]))
@@ -210,7 +215,15 @@ def _quality(result: Result, columns: ReportData) -> Headline | None:
 
 def _split(metrics: Mapping[str, float]) -> str | None:
     """The part of the data that a model was judged on; the test part goes first."""
-    return next((s for s in ("test", "validation", "train", "all") if f"auc_{s}" in metrics), None)
+    splits = ("test", "validation", "train", "all")
+    return next((s for s in splits if _subjects(metrics, s)), None)
+
+
+def _subjects(metrics: Mapping[str, float], split: str | None) -> list[str]:
+    """What stands before the metrics of each task: `income.`, or nothing where there is one."""
+    names = [name for name in metrics if re.fullmatch(rf"(\w+\.)?auc_{split}", name)]
+    subjects = [name.removesuffix(f"auc_{split}") for name in names]
+    return [""] if "" in subjects else subjects
 
 
 def _part(split: str | None) -> str:
@@ -222,11 +235,11 @@ def _quality_figures(metrics: Mapping[str, float]) -> list[Figure]:
     """What a model is judged by, ranking inside a user's candidates first where it is known."""
     split = _split(metrics)
     figures = []
+    rows = "over all rows" if split == "all" else f"over all rows of {_part(split)}"
     for name, unit, label in (
-        (
-            f"auc_{split}",
-            "AUC",
-            "over all rows" if split == "all" else f"over all rows of {_part(split)}",
+        *(
+            (f"{subject}auc_{split}", "AUC", f"{subject[:-1]}, {rows}" if subject else rows)
+            for subject in _subjects(metrics, split)
         ),
         (f"grouped_auc_{split}", "AUC", "inside each user's rows"),
         (f"ndcg_at_10_{split}", "NDCG@10", "over each user's candidates"),

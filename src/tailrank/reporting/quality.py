@@ -5,6 +5,8 @@ Knows no model and no data set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,29 +17,42 @@ _Z_95 = 1.959964  # two-sided 95 % point of the normal distribution
 _NUM_SCORE_BINS, _NUM_GROUP_BINS = 40, 20
 
 
-def quality_columns(scored: BinaryMetrics) -> ReportData:
-    """What there is to draw about scored rows; per-group columns only where rows have groups."""
-    groups = scored.per_group()
-    return ReportData(
-        reliability=reliability(scored.scores, scored.labels),
-        score_counts=score_counts(scored.scores, scored.labels),
-        group_auc=[] if groups is None else group_auc(groups.auc_G),
-    )
+def quality_columns(scored: Mapping[str, BinaryMetrics]) -> ReportData:
+    """What there is to draw about scored rows; per-group columns only where rows have groups.
+
+    Args:
+        scored: the rows of each task; a bin names its task where there are several.
+    """
+    columns = ReportData()
+    for name, rows in scored.items():
+        if not len(rows.scores):
+            continue
+        task, groups = name if len(scored) > 1 else "", rows.per_group()
+        columns.reliability.extend(reliability(rows.scores, rows.labels, task=task))
+        columns.score_counts.extend(score_counts(rows.scores, rows.labels, task))
+        columns.group_auc.extend([] if groups is None else group_auc(groups.auc_G, task))
+    return columns
 
 
-def undefined_metrics(scored: BinaryMetrics) -> str | None:
-    """Which metrics the rows do not have, and why, in words; None: they have all of theirs."""
-    labels, groups = scored.labels, scored.per_group()
-    if labels.all() or not labels.any():
-        which = f"all {len(labels):,} rows have label {int(labels[0])}"
-        return f"AUC is undefined: {which}, and ranking needs both"
-    if groups is not None and np.isnan(groups.auc_G).all():
-        return "grouped AUC is undefined: no user or query has rows of both classes"
-    return None
+def undefined_metrics(scored: Mapping[str, BinaryMetrics]) -> list[str]:
+    """Which metrics the rows of each task do not have, and why, a line each."""
+    found = []
+    for task, rows in scored.items():
+        of = f" of {task}" if len(scored) > 1 else ""
+        labels, groups = rows.labels, rows.per_group()
+        if not len(labels):
+            found.append(f"every metric{of} is undefined: no row has a label of it")
+        elif labels.all() or not labels.any():
+            which = f"all {len(labels):,} rows have label {int(labels[0])}"
+            found.append(f"AUC{of} is undefined: {which}, and ranking needs both")
+        elif groups is not None and np.isnan(groups.auc_G).all():
+            why = "no user or query has rows of both classes"
+            found.append(f"grouped AUC{of} is undefined: {why}")
+    return found
 
 
 def reliability(
-    scores: NDArray[np.float64], labels: NDArray[np.bool_], num_bins: int = 10
+    scores: NDArray[np.float64], labels: NDArray[np.bool_], num_bins: int = 10, task: str = ""
 ) -> list[ReliabilityBin]:
     """Rows in bins of equal number by rising score, with Wilson's interval of each rate.
 
@@ -47,6 +62,7 @@ def reliability(
         scores: float64, predicted probabilities.
         labels: whether each row is positive.
         num_bins: bins; fewer where there are fewer rows.
+        task: that every bin names.
     """
     order = np.argsort(scores, kind="stable")
     found = []
@@ -62,12 +78,15 @@ def reliability(
                 rate_low=max(0.0, float(middle - half)),
                 rate_high=min(1.0, float(middle + half)),
                 num_rows=count,
+                task=task,
             )
         )
     return found
 
 
-def score_counts(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> list[ScoreBin]:
+def score_counts(
+    scores: NDArray[np.float64], labels: NDArray[np.bool_], task: str = ""
+) -> list[ScoreBin]:
     """How the scores of either class spread, from the least score to the largest."""
     edges = np.histogram_bin_edges(scores, _NUM_SCORE_BINS)
     shares = []
@@ -75,22 +94,29 @@ def score_counts(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> list
         counts, _ = np.histogram(scores[rows], edges)
         shares.append(counts / max(1, int(rows.sum())))
     return [
-        ScoreBin(low=low, high=high, positive_fraction=positive, negative_fraction=negative)
+        ScoreBin(
+            low=low,
+            high=high,
+            positive_fraction=positive,
+            negative_fraction=negative,
+            task=task,
+        )
         for low, high, positive, negative in zip(
             edges[:-1].tolist(), edges[1:].tolist(), *(s.tolist() for s in shares), strict=True
         )
     ]
 
 
-def group_auc(auc_G: NDArray[np.float64]) -> list[GroupBin]:
+def group_auc(auc_G: NDArray[np.float64], task: str = "") -> list[GroupBin]:
     """How the groups' own AUC spreads.
 
     Args:
         auc_G: float64, NaN for groups of one class, which have none.
+        task: that every bin names.
     """
     counts, edges = np.histogram(auc_G[~np.isnan(auc_G)], _NUM_GROUP_BINS, (0.0, 1.0))
     return [
-        GroupBin(low=low, high=high, num_groups=count)
+        GroupBin(low=low, high=high, num_groups=count, task=task)
         for low, high, count in zip(
             edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True
         )

@@ -93,6 +93,7 @@ class ReliabilityBin:
         rate: share of positive rows.
         rate_low, rate_high: 95 % interval of the rate.
         num_rows: rows in the bin.
+        task: whose labels they are, where there are several.
     """
 
     score: float
@@ -100,6 +101,7 @@ class ReliabilityBin:
     rate_low: float
     rate_high: float
     num_rows: int
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ class ScoreBin:
     high: float
     positive_fraction: float
     negative_fraction: float
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,7 @@ class GroupBin:
     low: float
     high: float
     num_groups: int
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +170,7 @@ class ComparedMetric:
 
     Args:
         run: name of the run.
-        metric: such as `auc` or `logloss`.
+        metric: such as `auc` or `logloss`; `income.auc` where there are several tasks.
         value: the run's metric less the first run's.
         low, high: 95 % interval of that difference.
     """
@@ -180,7 +184,7 @@ class ComparedMetric:
     @property
     def lower_is_better(self) -> bool:
         """Whether a difference below 0 speaks for the run."""
-        return self.metric.startswith(("logloss", "normalised_entropy"))
+        return self.metric.rpartition(".")[2].startswith(("logloss", "normalised_entropy"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

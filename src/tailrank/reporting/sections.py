@@ -5,13 +5,20 @@ Each is there when there are columns for it, whichever verb wrote them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import plotly.graph_objects as go
 
 from tailrank.reporting import figures
-from tailrank.reporting.report_data import ReportData, RunRow
+from tailrank.reporting.report_data import (
+    GroupBin,
+    ReliabilityBin,
+    ReportData,
+    RunRow,
+    ScoreBin,
+)
 from tailrank.reporting.result import Result
 from tailrank.reporting.tables import (
     POLICY_HEADINGS,
@@ -53,6 +60,24 @@ class Section:
     def of(cls, key: str, heading: str, caption: str, figure: go.Figure) -> Section:
         """A section of one chart."""
         return cls(heading, caption, (Panel(key, figure),))
+
+    @classmethod
+    def by_task(
+        cls,
+        key: str,
+        heading: str,
+        caption: str,
+        draw: Callable[[list[Any]], go.Figure],
+        bins: Sequence[ReliabilityBin] | Sequence[ScoreBin] | Sequence[GroupBin],
+    ) -> Section:
+        """A section of a chart for each task that these bins name."""
+        tasks = list(dict.fromkeys(row.task for row in bins))
+        panels = [
+            Panel("-".join(filter(None, (key, task.replace("_", "-")))), draw(own), task)
+            for task in tasks
+            if (own := [row for row in bins if row.task == task])
+        ]
+        return cls(heading, caption, tuple(panels), wide=len(panels) > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +168,7 @@ def _comparing(columns: ReportData) -> Iterator[Section]:
         for metric in dict.fromkeys(row.metric for row in columns.comparison):
             own = [row for row in columns.comparison if row.metric == metric]
             better = "lower" if own[0].lower_is_better else "higher"
-            key = f"comparison-{metric.replace('_', '-')}"
+            key = "comparison-" + metric.replace("_", "-").replace(".", "-")
             title = f"{metric_label(metric)} ({better} is better)"
             panels.append(Panel(key, figures.forest(own), title))
         yield Section(
@@ -215,29 +240,39 @@ def _profiling(columns: ReportData) -> Iterator[Section]:
 def _predicting(result: Result, columns: ReportData) -> Iterator[Section]:
     """Scored rows."""
     if columns.reliability:
-        yield Section.of(
+        yield Section.by_task(
             "reliability",
             "Whether probabilities can be believed",
             "Rows in ten bins of equal number by their score: the share that was positive over the "
             "mean prediction, with its 95 % interval (Wilson). On the dotted line both agree.",
-            figures.reliability(columns.reliability),
+            figures.reliability,
+            columns.reliability,
         )
     if columns.score_counts:
-        yield Section.of(
+        yield Section.by_task(
             "score-counts",
             "How far the classes are apart",
             "Scores of positive and of negative rows, each as shares of its class. The less they "
             "overlap, the better the model ranks.",
-            figures.score_counts(columns.score_counts),
+            figures.score_counts,
+            columns.score_counts,
         )
     if columns.group_auc:
-        mean = next((v for n, v in result.metrics.items() if n.startswith("grouped_auc")), None)
-        yield Section.of(
+        means = {n: v for n, v in result.metrics.items() if "grouped_auc" in n}
+
+        def spread(bins: Sequence[GroupBin]) -> go.Figure:
+            start = ".".join(filter(None, (bins[0].task, "grouped_auc")))
+            return figures.group_auc(
+                bins, next((v for n, v in means.items() if n.startswith(start)), None)
+            )
+
+        yield Section.by_task(
             "group-auc",
             "How well each user is ranked",
             "AUC among the rows of one group (a user, or a query), for groups with rows of both "
             "classes. Small groups scatter by chance; the grouped AUC weighs each by its rows.",
-            figures.group_auc(columns.group_auc, mean),
+            spread,
+            columns.group_auc,
         )
 
 

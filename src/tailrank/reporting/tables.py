@@ -182,4 +182,6 @@ def metric_label(name: str) -> str:
         "hit_rate_at_10": "HR@10",
         "normalised_entropy": "normalised entropy",
     }
-    return known.get(name, name)
+    task, _, metric = name.rpartition(".")
+    label = known.get(metric, metric)
+    return f"{task} {label}" if task else label

@@ -39,7 +39,10 @@ class TrainingConfig:
             about this fraction of the steps so far, the last ones, counts (`WeightAverage`); 0: no
             mean. Training itself goes on from the last weights.
         evaluate_every: steps between evaluations on validation; None: after each pass.
-        select_by: the validation metric that chooses the weights to keep.
+        select_by: the validation metric that chooses the weights to keep; its mean over tasks,
+            where there are several.
+        task_weights: what the loss of each task counts, in the order of the data's tasks; None: as
+            much as any other.
         patience: evaluations without a better value of it before the run stops.
         shuffle: whether each pass has a new order of rows.
         seed: of weights and row order.
@@ -64,6 +67,7 @@ class TrainingConfig:
     average_fraction: float = 0.0
     evaluate_every: int | None = None
     select_by: SelectBy = "logloss"
+    task_weights: tuple[float, ...] | None = None
     patience: int = 3
     shuffle: bool = True
     seed: int = 0
@@ -98,6 +102,9 @@ class TrainingConfig:
         for field in ("seed", "warmup_steps"):
             if getattr(self, field) < 0:
                 raise ConfigError(field, getattr(self, field), "0 or more")
+        weights = self.task_weights
+        if weights is not None and not (min(weights, default=-1.0) >= 0.0 < sum(weights) < 1e3):
+            raise ConfigError("task_weights", weights, "0 or more for each task, and not all 0")
         for field, kind in (
             ("dense_optimizer", DenseOptimizerName),
             ("table_optimizer", TableOptimizerName),
@@ -117,4 +124,5 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""
-        return asdict(self)
+        weights = self.task_weights
+        return asdict(self) | {"task_weights": None if weights is None else list(weights)}

@@ -17,7 +17,7 @@ import torch
 from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel, build_model
 from tailrank.training.config import TrainingConfig
-from tailrank.training.loop import check_rows, check_selection, check_warmup
+from tailrank.training.loop import check_rows, check_selection, check_task_weights, check_warmup
 from tailrank.training.recipe import Recipe
 from tailrank.training.step import TrainStep
 
@@ -90,7 +90,8 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
     check_warmup(config, max(config.epochs * steps_per_epoch, steps))
     check_rows(dataset)
     check_selection(config, dataset)
-    model = build_model(recipe.model_config(dataset.spec), config.seed)
+    check_task_weights(config, dataset)
+    model = build_model(recipe.model_config(dataset), config.seed)
     step_s = _step_seconds(model, dataset, recipe)
     row_s = _evaluation_seconds(model, dataset)
     evaluations = math.ceil(steps / (config.evaluate_every or steps_per_epoch))
@@ -101,7 +102,7 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
     return TrainingEstimate(
         num_rows=num_rows,
         table_rows={table.name: table.num_embeddings for table in dataset.spec.tables},
-        memory_bytes=recipe.bytes_needed(dataset.spec),
+        memory_bytes=recipe.bytes_needed(dataset),
         num_steps=steps,
         train_samples_per_s=min(config.batch_items, num_rows["train"]) / step_s,
         seconds=seconds,

@@ -22,6 +22,8 @@ class CurvePoint:
         validation_grouped_auc: likewise.
         validation_ndcg_at_10: likewise.
         validation_hit_rate_at_10: likewise.
+        validation_by_task: the same metrics of each task, by names of task and metric, where there
+            are several; those above are then means over tasks.
     """
 
     step: int
@@ -32,6 +34,7 @@ class CurvePoint:
     validation_grouped_auc: float | None = None
     validation_ndcg_at_10: float | None = None
     validation_hit_rate_at_10: float | None = None
+    validation_by_task: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def validation(self) -> dict[str, float]:
         """The validation metrics that there are, by name."""

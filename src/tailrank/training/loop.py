@@ -31,7 +31,7 @@ from tailrank.training.checkpoint import (
     training_tensors,
 )
 from tailrank.training.config import SelectBy, TrainingConfig
-from tailrank.training.evaluation import evaluate
+from tailrank.training.evaluation import evaluate, mean_over_tasks
 from tailrank.training.history import CurvePoint, Progress, TrainingResult, best_point
 from tailrank.training.schedule import rate_factor
 from tailrank.training.step import TrainStep
@@ -118,23 +118,44 @@ def check_selection(config: TrainingConfig, dataset: Dataset) -> None:
             raise ConfigError("select_by", config.select_by, allowed)
 
 
+def check_task_weights(config: TrainingConfig, dataset: Dataset) -> None:
+    """Refuse weights that are not one for each task.
+
+    Raises:
+        ConfigError: there are more or fewer.
+    """
+    weights, tasks = config.task_weights, dataset.tasks
+    if weights is not None and len(weights) != len(tasks):
+        raise ConfigError("task_weights", weights, f"{len(tasks)}: one of {', '.join(tasks)} each")
+
+
 def check_rows(dataset: Dataset) -> None:
     """Refuse rows that nothing can be learned from, or that leave nothing to choose or test by.
 
     Raises:
-        DataError: a split is empty, or all training labels are equal; says which and how many.
+        DataError: a split is empty, or all known training labels of a task are equal, or none is
+            known; says which and how many.
     """
     empty = [split for split in SPLITS if not dataset.num_rows((split,))]
     if empty:
         reason = f"no {' and no '.join(empty)} rows of {dataset.num_rows(SPLITS):,} in all; "
         raise DataError(dataset.name, reason + "training needs all three parts")
-    seen: set[float] = set()
+    seen: list[set[float]] = [set() for _ in dataset.tasks]
     for _, labels in dataset.batches(("train",), 4096):
-        seen |= set(labels.values_BT.flatten().tolist())
-        if len(seen) > 1:
+        for column, found in enumerate(seen):
+            label_B = labels.values_BT[:, column]
+            known = label_B if labels.mask_BT is None else label_B[labels.mask_BT[:, column]]
+            found |= set(known.tolist())
+        if all(len(found) > 1 for found in seen):
             return
-    reason = f"all {dataset.num_rows(('train',)):,} training rows have label {min(seen):g}; "
-    raise DataError(dataset.name, reason + "training needs rows of both classes")
+    rows, several = f"{dataset.num_rows(('train',)):,} training rows", len(dataset.tasks) > 1
+    for task, found in zip(dataset.tasks, seen, strict=True):
+        if len(found) > 1:
+            continue
+        what = f"have label {min(found):g}" if found else "lack a label"
+        of, leave = (f" of {task}", "; --tasks can leave it out") if several else ("", "")
+        reason = f"all {rows} {what}{of}; training needs rows of both classes{leave}"
+        raise DataError(dataset.name, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +203,7 @@ class _Run:
         if self.validates and not resume:
             check_rows(self.dataset)
             check_selection(self.config, self.dataset)
+            check_task_weights(self.config, self.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder, "*.safetensors")
         if resume:
@@ -278,15 +300,19 @@ class _Run:
     def _validation(self, scoring: Callable[[int, int], None]) -> dict[str, Any]:
         """The metrics of the validation rows, as fields of a `CurvePoint`."""
         scored = evaluate(self.step.model, self.dataset, ("validation",), scoring)
-        values = scored.compute().to_dict()
-        if math.isnan(values[self.config.select_by]):
+        # Rows of one class have no AUC, and JSON no NaN.
+        by_task = {
+            task: {
+                name: value for name, value in rows.known().items() if name in get_args(SelectBy)
+            }
+            for task, rows in scored.items()
+        }
+        means = mean_over_tasks(by_task)
+        if self.config.select_by not in means:
             allowed = "a metric that the validation rows have"
             raise ConfigError("select_by", self.config.select_by, allowed)
-        # Rows of one class have no AUC, and JSON no NaN.
-        return {
-            f"validation_{name}": None if math.isnan(values[name]) else values[name]
-            for name in get_args(SelectBy)
-        }
+        found: dict[str, Any] = {f"validation_{name}": value for name, value in means.items()}
+        return found | ({"validation_by_task": by_task} if len(by_task) > 1 else {})
 
     def _best_file(self) -> Path:
         """Where the best weights are; by step, as `LATEST_FILE` may be older than the newest."""

@@ -53,14 +53,14 @@ class Found:
             the search.
         unavailable: the others, and why they are.
         chosen: see `find_precision`.
-        scored: its held-out rows.
+        scored: its held-out rows, for each task.
         folder: its artifact.
     """
 
     trials: tuple[Trial, ...]
     unavailable: dict[str, str]
     chosen: Trial
-    scored: BinaryMetrics
+    scored: dict[str, BinaryMetrics]
     folder: Path
 
 
@@ -99,7 +99,7 @@ def find_precision(
     """
     trials: list[Trial] = []
     unavailable: dict[str, str] = {}
-    leading: list[tuple[Trial, BinaryMetrics, Path]] = []
+    leading: list[tuple[Trial, dict[str, BinaryMetrics], Path]] = []
     for precision in precisions:
         folder = workspace / str(precision)
         folder.mkdir()

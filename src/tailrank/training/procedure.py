@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tailrank.data.dataset import Dataset
-from tailrank.metrics import BinaryMetrics
+from tailrank.metrics import BinaryMetrics, known_by_task
 from tailrank.models import RankingModel, build_model
 from tailrank.training.evaluation import evaluate
 from tailrank.training.history import CurvePoint, Progress, TrainingResult
@@ -28,7 +28,7 @@ class Trained:
         recipe: settings as they were used last; a refit has its number of steps here.
         chosen: the run on the training rows, judged on validation.
         refit: the run on train + validation, if there was one.
-        test: scores of the test rows, collected once.
+        tests: scores of the test rows, collected once, for each task.
     """
 
     model: RankingModel
@@ -36,11 +36,17 @@ class Trained:
     recipe: Recipe
     chosen: TrainingResult
     refit: TrainingResult | None
-    test: BinaryMetrics
+    tests: dict[str, BinaryMetrics]
+
+    @property
+    def test(self) -> BinaryMetrics:
+        """Scores of the test rows where there is one task."""
+        (scored,) = self.tests.values()
+        return scored
 
     def metrics(self) -> dict[str, float]:
         """Metrics for the result file; those that are undefined (NaN) are left out."""
-        found = {f"{name}_test": value for name, value in self.test.compute().to_dict().items()}
+        found = {f"{name}_test": value for name, value in known_by_task(self.tests).items()}
         found["train_samples_per_s"] = (self.refit or self.chosen).train_samples_per_s
         found |= {
             "step_chosen": self.chosen.best_step,
@@ -49,6 +55,8 @@ class Trained:
         }
         best = next(p for p in self.chosen.curve if p.step == self.chosen.best_step)
         found |= {f"{name}_validation": value for name, value in best.validation().items()}
+        for task, values in best.validation_by_task.items():
+            found |= {f"{task}.{name}_validation": value for name, value in values.items()}
         attainable = getattr(self.dataset, "attainable_auc", None)
         if attainable is not None:
             found["auc_attainable"] = attainable()
@@ -104,7 +112,7 @@ def train_and_test(
     def folder(run: str) -> Path | None:
         return None if checkpoints is None else checkpoints / run
 
-    model = build_model(recipe.model_config(dataset.spec), recipe.training.seed)
+    model = build_model(recipe.model_config(dataset), recipe.training.seed)
     chosen = fit(
         model,
         dataset,
@@ -124,7 +132,7 @@ def train_and_test(
         dataset = dataset.for_refit()
         # The first model has done its duty, and both at once may not fit into memory.
         del model
-        model = build_model(recipe.model_config(dataset.spec), recipe.training.seed)
+        model = build_model(recipe.model_config(dataset), recipe.training.seed)
         again = fit(
             model,
             dataset,
@@ -138,7 +146,7 @@ def train_and_test(
         )
         if not again.finished:
             return None
-    test = evaluate(model, dataset, ("test",), partial(scoring, "test"))
+    tests = evaluate(model, dataset, ("test",), partial(scoring, "test"))
     return Trained(
-        model=model, dataset=dataset, recipe=recipe, chosen=chosen, refit=again, test=test
+        model=model, dataset=dataset, recipe=recipe, chosen=chosen, refit=again, tests=tests
     )

@@ -1,5 +1,7 @@
 """Whether a trained model ranks as well in another precision, judged by the ranker that will serve.
 
+A model of several tasks is judged by the one that loses most.
+
 Both sides are rankers of artifacts as they are loaded for serving, on the same held-out rows; the
 precision's own artifact is written first, so what is judged is what is given out.
 """
@@ -28,14 +30,18 @@ class Judged:
     Args:
         precision: number formats.
         table_bytes: of its tables.
-        auc: on the rows.
-        auc_drop_fraction: relative to the AUC in fp32; below 0 where it rose.
-        figures: both, and the logloss, by the names that results have.
-        passed: whether the AUC dropped by no more than the gate allows.
+        task: the one whose AUC drops most.
+        auc_fp32: of that task, in fp32.
+        auc: of that task, on the rows.
+        auc_drop_fraction: of that task, relative to its AUC in fp32; below 0 where it rose.
+        figures: AUC and logloss of every task, by the names that results have.
+        passed: whether no task's AUC dropped by more than the gate allows.
     """
 
     precision: Precision
     table_bytes: int
+    task: str
+    auc_fp32: float
     auc: float
     auc_drop_fraction: float
     figures: dict[str, float]
@@ -71,7 +77,6 @@ class QualityGate:
     Attributes:
         record: what the artifact says of itself.
         fp32: the model as it is.
-        auc_fp32: its AUC on the rows.
 
     Raises:
         DataError: missing or damaged artifact.
@@ -93,13 +98,17 @@ class QualityGate:
         self.fp32: Ranker = CpuRanker(self._model, arena, Precision())
         self._dataset, self._split = dataset, split
         self._max_auc_drop, self._progress = max_auc_drop, progress
-        self._before = self._score(self.fp32, "fp32").compute()
-        if not self._before.auc > 0:  # or NaN
-            allowed = f"{split} rows of both classes, with an AUC above 0, to judge a drop by"
-            raise ConfigError("--data", dataset.name, allowed)
-        self.auc_fp32 = self._before.auc
+        scored = self._score(self.fp32, "fp32")
+        self._before = {task: rows.known() for task, rows in scored.items()}
+        for task, values in self._before.items():
+            if not values.get("auc", 0.0) > 0.0:
+                of = f" of {task}" if len(scored) > 1 else ""
+                allowed = f"{split} rows of both classes{of}, with an AUC above 0, to judge a drop"
+                raise ConfigError("--data", dataset.name, f"{allowed} by")
 
-    def judge(self, precision: Precision, folder: Path) -> tuple[Judged, BinaryMetrics, Ranker]:
+    def judge(
+        self, precision: Precision, folder: Path
+    ) -> tuple[Judged, dict[str, BinaryMetrics], Ranker]:
         """Write the model's artifact in that precision, load it and score the rows with it.
 
         Args:
@@ -107,7 +116,7 @@ class QualityGate:
             folder: exists, and holds the artifact afterwards, with the figures noted in it.
 
         Returns:
-            What the rows say, the rows with their scores, and the ranker that gave them.
+            What the rows say, each task's rows with their scores, and the ranker that gave them.
 
         Raises:
             BackendUnavailable: this host cannot run the precision.
@@ -127,28 +136,32 @@ class QualityGate:
             self._progress.begin(f"load in {precision}")
             ranker, _ = load(folder, progress=self._progress.count_bytes)
         scored = self._score(ranker, str(precision))
-        before, after, split = self._before, scored.compute(), self._split
-        drop = (before.auc - after.auc) / before.auc
-        figures = {
-            f"auc_{split}_fp32": before.auc,
-            f"auc_{split}": after.auc,
-            f"logloss_{split}_fp32": before.logloss,
-            f"logloss_{split}": after.logloss,
-            "auc_drop_fraction": drop,
-        }
+        before, split = self._before, self._split
+        after = {task: rows.known() for task, rows in scored.items()}
+        drops = {t: (before[t]["auc"] - after[t]["auc"]) / before[t]["auc"] for t in before}
+        worst = max(drops, key=drops.__getitem__)
+        figures = {}
+        for task in before:
+            subject = f"{task}." if len(before) > 1 else ""
+            for metric in ("auc", "logloss"):
+                figures[f"{subject}{metric}_{split}_fp32"] = before[task][metric]
+                figures[f"{subject}{metric}_{split}"] = after[task][metric]
+        figures["auc_drop_fraction"] = drops[worst]
         record_quality_gate(folder, {**figures, "max_auc_drop": self._max_auc_drop})
         judged = Judged(
             precision=precision,
             table_bytes=bytes_needed(self.record.config, precision),
-            auc=after.auc,
-            auc_drop_fraction=drop,
+            task=worst,
+            auc_fp32=before[worst]["auc"],
+            auc=after[worst]["auc"],
+            auc_drop_fraction=drops[worst],
             figures=figures,
-            passed=drop <= self._max_auc_drop,
+            passed=drops[worst] <= self._max_auc_drop,
         )
         return judged, scored, ranker
 
-    def _score(self, ranker: Ranker, name: str) -> BinaryMetrics:
-        """The rows with that ranker's scores."""
+    def _score(self, ranker: Ranker, name: str) -> dict[str, BinaryMetrics]:
+        """Each task's rows with that ranker's scores."""
         self._progress.begin(f"score in {name}")
         return evaluate_ranker(
             ranker,

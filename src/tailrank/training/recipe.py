@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tailrank.core.errors import ConfigError, one_of
+from tailrank.data.dataset import Dataset
 from tailrank.data.registry import DataSettings
-from tailrank.features import FeatureSpec
 from tailrank.models import ModelConfig
 from tailrank.models.registry import (
     architecture_names,
@@ -37,17 +37,18 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def model_config(self, spec: FeatureSpec) -> ModelConfig:
-        """The model for these features.
+    def model_config(self, dataset: Dataset) -> ModelConfig:
+        """The model for these features and tasks.
 
         Raises:
             ConfigError: a size, or features that the architecture has no use for.
+            RequestError: it predicts one task and the data have several.
         """
-        return config_for(self.architecture, spec, self.sizes)
+        return config_for(self.architecture, dataset.spec, self.sizes, dataset.tasks)
 
-    def bytes_needed(self, spec: FeatureSpec) -> int:
+    def bytes_needed(self, dataset: Dataset) -> int:
         """Bytes that training allocates for model, gradients, optimiser state and mean."""
-        config = self.model_config(spec)
+        config = self.model_config(dataset)
         num_dense, spec = num_dense_parameters(config), lookup_spec(config)
         num_rows = sum(table.num_embeddings for table in spec.tables)
         training = self.training

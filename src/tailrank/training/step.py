@@ -10,6 +10,7 @@ Legend: B items, T tasks, L ids, G bags, D dim.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -27,19 +28,32 @@ from tailrank.training.config import TrainingConfig
 from tailrank.training.optimizers import TableOptimizer, dense_optimizer
 
 
-def loss_of(logits_BT: Tensor, labels: Labels) -> Tensor:
-    """Mean cross entropy in nats over known labels, weighted where samples carry weights."""
-    if labels.mask_BT is None and labels.weights_B is None:
+def loss_of(
+    logits_BT: Tensor, labels: Labels, task_weights: Sequence[float] | None = None
+) -> Tensor:
+    """Cross entropy in nats: mean over a task's known labels, weighted sum over tasks.
+
+    Args:
+        logits_BT: what the model says.
+        labels: of samples that may carry weights. A task without a known label adds nothing, and
+            what stands where a label is unknown does not matter.
+        task_weights: one per task; None: all 1.
+    """
+    plain = labels.mask_BT is None and labels.weights_B is None and task_weights is None
+    if plain and logits_BT.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits_BT, labels.values_BT)
-    weight_BT = torch.ones_like(labels.values_BT)
+    weight_BT, value_BT = torch.ones_like(logits_BT), labels.values_BT
     if labels.mask_BT is not None:
         weight_BT = weight_BT * labels.mask_BT
+        value_BT = value_BT.where(labels.mask_BT, 0.0)
     if labels.weights_B is not None:
         weight_BT = weight_BT * labels.weights_B.unsqueeze(1)
-    total = F.binary_cross_entropy_with_logits(
-        logits_BT, labels.values_BT, weight=weight_BT, reduction="sum"
+    loss_BT = F.binary_cross_entropy_with_logits(
+        logits_BT, value_BT, weight=weight_BT, reduction="none"
     )
-    return total / weight_BT.sum()
+    weight_T = weight_BT.sum(0)
+    loss_T = loss_BT.sum(0) / weight_T.where(weight_T > 0.0, 1.0)
+    return loss_T.sum() if task_weights is None else loss_T @ loss_T.new_tensor(task_weights)
 
 
 class TrainStep:
@@ -91,7 +105,7 @@ class TrainStep:
         reads: list[_Read] = []
         pooled = self._embed(batch, reads)
         logits_BT, auxiliary = self.model.score_and_auxiliary(batch, pooled)
-        loss = loss_of(logits_BT, labels)
+        loss = loss_of(logits_BT, labels, self.config.task_weights)
         self.dense.zero_grad(set_to_none=True)
         torch.autograd.backward(loss if auxiliary is None else loss + auxiliary)
         rows = _table_gradients(reads)

@@ -134,12 +134,12 @@ def test_an_item_of_no_user_is_named(user: int) -> None:
 
 
 def test_scores_and_faults_come_back() -> None:
-    output = StaticScores(items=4, device=CPU)
+    output = StaticScores(items=4, tasks=2, device=CPU)
     output.clear_faults()
-    output.scores_B.copy_(torch.arange(4.0))
+    output.scores_BT.copy_(torch.arange(8.0).view(4, 2))
     output.fetch()
     scores, faults = output.fetched(3)
-    assert scores.tolist() == [0.0, 1.0, 2.0]
+    assert scores.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
     assert faults == {"user": Faults(None, None), "item": Faults(None, None)}
     output.faults["item"][0] = 7  # a position, as the lookup writes it
     output.faults["user"][1] = 0
@@ -147,4 +147,4 @@ def test_scores_and_faults_come_back() -> None:
     again, faults = output.fetched(4)
     assert faults == {"user": Faults(bag=0, position=None), "item": Faults(bag=None, position=7)}
     again.zero_()  # what was given out is the caller's
-    assert output.fetched(4)[0].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert output.fetched(4)[0].flatten().tolist() == list(range(8))

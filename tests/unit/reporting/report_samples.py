@@ -218,7 +218,7 @@ def _scored() -> ReportData:
     scores = 1 / (1 + np.exp(-logits))
     labels = rng.random(len(users)) < 1 / (1 + np.exp(-0.9 * logits - 0.1))
     scored.update(scores, labels, users)
-    return quality_columns(scored)
+    return quality_columns({"label": scored})
 
 
 def _quality_result(command: str) -> Result:

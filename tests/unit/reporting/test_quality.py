@@ -64,9 +64,9 @@ def test_groups_of_one_class_have_no_auc_and_are_left_out() -> None:
 def test_rows_without_groups_have_no_column_of_groups() -> None:
     scored = BinaryMetrics()
     scored.update(SCORES, LABELS)
-    columns = quality_columns(scored)
+    columns = quality_columns({"label": scored})
     assert columns.group_auc == []
     assert columns.reliability
     grouped = BinaryMetrics()
     grouped.update(SCORES, LABELS, np.arange(1003) % 7)
-    assert sum(row.num_groups for row in quality_columns(grouped).group_auc) == 7
+    assert sum(row.num_groups for row in quality_columns({"label": grouped}).group_auc) == 7

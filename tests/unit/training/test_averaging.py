@@ -95,7 +95,7 @@ def test_the_mean_is_judged_and_kept(tmp_path: Path) -> None:
     assert kept.keys() == {f"model.{name}" for name in model.state_dict()}
     assert all(torch.equal(kept[f"model.{n}"], value) for n, value in model.state_dict().items())
     best = next(point for point in result.curve if point.step == result.best_step)
-    found: MetricValues = evaluate(model, DATASET, ("validation",)).compute()
+    found: MetricValues = evaluate(model, DATASET, ("validation",))["label"].compute()
     assert found.logloss == best.validation_logloss
     last = small_model()
     others = fit(last, DATASET, TrainingConfig(**{**config.to_dict(), "average_fraction": 0.0}))

@@ -24,7 +24,7 @@ def test_rows_tables_and_steps_are_those_of_the_run(refit: bool) -> None:
     estimate = estimate_training(dataset, recipe, refit=refit)
     assert estimate.num_rows == {"train": 4000, "validation": 800, "test": 800}
     assert estimate.table_rows == {f"{side}_{i}": 40 for side in ("user", "item") for i in range(3)}
-    assert estimate.memory_bytes == recipe.bytes_needed(dataset.spec)
+    assert estimate.memory_bytes == recipe.bytes_needed(dataset)
     trained = train_and_test(dataset, recipe, refit=refit)
     assert trained is not None
     steps = trained.chosen.step

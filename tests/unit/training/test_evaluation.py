@@ -18,7 +18,7 @@ def test_the_rows_scored_so_far_are_told() -> None:
     scored = evaluate(MODEL, DATASET, ("test",), lambda done, total: told.append((done, total)))
     rows = DATASET.num_rows(("test",))
     assert told == [(4096, rows), (rows, rows)]
-    assert len(scored.scores) == rows
+    assert len(scored["label"].scores) == rows
 
 
 def test_a_run_tells_of_every_validation() -> None:

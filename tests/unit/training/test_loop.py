@@ -144,7 +144,7 @@ def test_the_model_ends_with_its_best_weights_and_patience_ends_the_run() -> Non
         f"early, 2 evaluations without a better logloss, of {result.steps_planned} planned"
     )
     assert result.best_step == min(losses, key=losses.get) == list(losses)[-3]
-    scored = evaluate(model, DATASET, ("validation",)).compute()
+    scored = evaluate(model, DATASET, ("validation",))["label"].compute()
     assert scored.logloss == losses[result.best_step]
 
 
@@ -157,7 +157,7 @@ def test_the_metric_asked_for_chooses_the_weights_and_counts_for_patience(metric
     best = (min if metric == "logloss" else max)(values, key=values.get)
     assert result.best_step == best == list(values)[-4]
     assert result.stopped_early
-    scored = evaluate(model, DATASET, ("validation",)).compute()
+    scored = evaluate(model, DATASET, ("validation",))["label"].compute()
     assert getattr(scored, metric) == values[best]
 
 

@@ -70,10 +70,10 @@ def test_what_is_judged_is_the_ranker_of_the_artifact_that_is_written(
     precision = Precision(rows="int4")
     judged, scored, ranker = gate_of(artifact, stages=stages).judge(precision, folder)
     of_old, of_new = (
-        evaluate_ranker(load(path)[0], DATASET, ("test",)) for path in (artifact, folder)
+        evaluate_ranker(load(path)[0], DATASET, ("test",))["label"] for path in (artifact, folder)
     )
-    np.testing.assert_allclose(scored.scores, of_new.scores, rtol=1e-5)
-    assert np.abs(scored.scores - of_old.scores).max() > 1e-4  # four bits do show
+    np.testing.assert_allclose(scored["label"].scores, of_new.scores, rtol=1e-5)
+    assert np.abs(scored["label"].scores - of_old.scores).max() > 1e-4  # four bits do show
     before, after = of_old.compute().auc, of_new.compute().auc
     assert judged.auc == pytest.approx(after, abs=1e-4)
     assert judged.auc_drop_fraction == pytest.approx((before - after) / before, abs=2e-4)
@@ -108,7 +108,7 @@ def test_rows_without_an_auc_to_lose_judge_nothing(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, labels: list[bool]
 ) -> None:
     rows = rows_scored([0.1, 0.2], labels)
-    monkeypatch.setattr(quality_gate, "evaluate_ranker", lambda *arguments: rows)
+    monkeypatch.setattr(quality_gate, "evaluate_ranker", lambda *arguments: {"label": rows})
     with pytest.raises(ConfigError, match="test rows of both classes"):
         gate_of(artifact)
 
@@ -146,7 +146,7 @@ def test_the_fastest_that_passes_is_chosen_and_kept(
     assert [trial.speedup for trial in found.trials] == pytest.approx([1, 10 / 6, 2, 10 / 7])
     assert [path.name for path in found.folder.parent.iterdir()] == ["rows=int8,dense=fp32"]
     assert load(found.folder)[1].precision == Precision(rows="int8")
-    assert len(found.scored.scores) == DATASET.num_rows(("test",))
+    assert len(found.scored["label"].scores) == DATASET.num_rows(("test",))
 
 
 def test_of_equally_fast_ones_the_smallest_is_chosen(
@@ -162,12 +162,12 @@ def test_of_equally_fast_ones_the_smallest_is_chosen(
 def test_what_the_gate_refuses_is_timed_but_not_chosen(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scored(ranker: CpuRanker, *arguments: object) -> BinaryMetrics:
+    def scored(ranker: CpuRanker, *arguments: object) -> dict[str, BinaryMetrics]:
         """Four bits put the two last rows the wrong way round."""
         scores = [0.9, 0.8, 0.3, 0.2]
         if ranker.precision.rows == "int4":
             scores[2:] = [0.2, 0.3]
-        return rows_scored(scores, [True, False, True, False])
+        return {"label": rows_scored(scores, [True, False, True, False])}
 
     monkeypatch.setattr(quality_gate, "evaluate_ranker", scored)
     times_us = {"rows=int4": 10.0, "rows=int8": 50.0}

@@ -15,9 +15,11 @@ from tailrank.training.scores import SCORES_FILE, load_scores, save_scores
 def test_scores_come_back_bit_for_bit(tmp_path: Path, groups: list[int] | None) -> None:
     scored = BinaryMetrics()
     scored.update([0.1, 1.0 / 3.0, 0.0, 1.0], [0, 1, 0, 1], groups)
-    save_scores(tmp_path, scored, "abc")
-    found, rows = load_scores(tmp_path)
+    save_scores(tmp_path, {"label": scored}, "abc")
+    tasks, rows = load_scores(tmp_path)
     assert rows == "abc"
+    assert list(tasks) == ["label"]
+    found = tasks["label"]
     np.testing.assert_array_equal(found.scores, scored.scores)
     np.testing.assert_array_equal(found.labels, scored.labels)
     if groups is None:
@@ -35,9 +37,10 @@ def test_missing_and_damaged_scores_are_named(tmp_path: Path) -> None:
     pl.DataFrame({"score": [0.5]}).write_parquet(tmp_path / SCORES_FILE)
     with pytest.raises(DataError, match="damaged"):
         load_scores(tmp_path)
-    columns = {"score": ["high"], "label": [1]}
+    columns = {"score": ["high"], "label": [1], "task": ["label"]}
     pl.DataFrame(columns).write_parquet(
-        tmp_path / SCORES_FILE, metadata={"tailrank_rows_fingerprint": "abc"}
+        tmp_path / SCORES_FILE,
+        metadata={"tailrank_rows_fingerprint": "abc", "tailrank_tasks": '["label"]'},
     )
     with pytest.raises(DataError, match="damaged"):
         load_scores(tmp_path)
