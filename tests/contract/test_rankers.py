@@ -46,6 +46,8 @@ TOLERANCE = {
 }
 
 
+# One of the user where both are the user's, one of both sides, and one that is hashed.
+CROSSES = (("country", "history"), ("country", "tags"), ("item", "tags"))
 # Architecture, sizes, dim of its tables. A new architecture adds a line.
 MODELS = {
     "dlrm-dot": ("dlrm", {"bottom_mlp": (16,), "top_mlp": (16,), "interaction": "dot"}, 8),
@@ -53,6 +55,7 @@ MODELS = {
     "logistic_regression": ("logistic_regression", {}, 1),
     "matrix_factorization": ("matrix_factorization", {}, 9),
     "factorization_machine": ("factorization_machine", {}, 9),
+    "wide_and_deep": ("wide_and_deep", {"top_mlp": (16,), "crosses": CROSSES, "cross_rows": 50}, 9),
 }
 # A model without linear layers has no backend to choose; one that needs both sides has both.
 VARIANTS = [
@@ -61,11 +64,12 @@ VARIANTS = [
     for user_side in (True, False)
     if user_side or name != "matrix_factorization"
 ]
+WITHOUT_LAYERS = ("logistic_regression", "matrix_factorization", "factorization_machine")
 CASES = [
     (ranker, name)
     for ranker, options in RANKERS.items()
     for name in MODELS
-    if name.startswith("dlrm") or "dense_backend" not in options
+    if name not in WITHOUT_LAYERS or "dense_backend" not in options
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tailrank.features import Feature, FeatureBatch, FeatureSpec, Labels, SideFeatures, TableSpec
-from tailrank.models import build_model
+from tailrank.models import RankingModel, build_model
 from tailrank.models.registry import config_for
 from tailrank.training.config import TrainingConfig
 from tailrank.training.step import TrainStep, loss_of
@@ -59,7 +59,7 @@ def make_batch(architecture: str, dtype: torch.dtype = torch.float32) -> Feature
     return FeatureBatch(user=user, item=item, item_to_user_B=torch.tensor([0, 0, 0, 1, 1]))
 
 
-def perturbed(architecture: str) -> torch.nn.Module:
+def perturbed(architecture: str) -> RankingModel:
     """Seed 7, with the weights that start at zero or near it moved away."""
     model = build_model(config_for(architecture, make_spec(architecture), {}), seed=7)
     generator = torch.Generator().manual_seed(8)
@@ -114,8 +114,11 @@ def test_forward_equals_the_numpy_statement(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", sorted(GOLDEN_LOGITS))
 def test_a_step_follows_the_finite_differences(architecture: str) -> None:
-    model = perturbed(architecture).double()
     batch = make_batch(architecture, torch.float64)
+    assert_step_follows_differences(perturbed(architecture).double(), batch)
+
+
+def assert_step_follows_differences(model: RankingModel, batch: FeatureBatch) -> None:
     labels = Labels(values_BT=torch.tensor([[1.0], [0.0], [0.0], [1.0], [0.0]]).double())
     weights = [*model.dense_parameters(), model.tables.weight_VD]
     expected = []

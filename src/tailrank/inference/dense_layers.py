@@ -40,8 +40,10 @@ def layers_of(stack: nn.Sequential) -> list[dense.Layer]:
     modules = [*stack, None]
     for module, following in pairwise(modules):
         if isinstance(module, nn.Linear):
-            rectified = isinstance(following, nn.ReLU)
-            layers.append(dense.Layer(module.weight.detach(), module.bias.detach(), rectified))
+            weight_MN, bias_M = module.weight.detach(), torch.zeros(module.out_features)
+            if module.bias is not None:
+                bias_M = module.bias.detach()
+            layers.append(dense.Layer(weight_MN, bias_M, isinstance(following, nn.ReLU)))
         elif not isinstance(module, nn.ReLU):
             raise BackendUnavailable(
                 f"the cpu ranker has no {type(module).__name__} layer; the eager ranker has"
@@ -95,20 +97,35 @@ class PackedMLP(nn.Module):
         return x_BN.float()
 
 
-def stacks_of(model: RankingModel) -> dict[str, nn.Sequential]:
-    """The model's stacks of linear layers that hold any, by name."""
-    named = model.named_children()
-    return {name: m for name, m in named if isinstance(m, nn.Sequential) and len(m)}
+def stacks_of(model: nn.Module) -> dict[str, nn.Sequential]:
+    """The model's stacks of linear layers that hold any, by name, its parts' included."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Sequential) and len(module)
+    }
 
 
 def with_packed_layers(
     model: RankingModel, backend: DenseBackend, dense_format: DenseFormat
 ) -> RankingModel:
     """A shallow copy of the model with every stack of linears packed; the tables are shared."""
-    packed = copy.copy(model)
-    packed._modules = dict(model._modules)
-    for name, stack in stacks_of(model).items():
-        setattr(packed, name, PackedMLP(stack, backend, dense_format))
+    packed = _packed(model, backend, dense_format)
+    assert isinstance(packed, RankingModel)
+    return packed
+
+
+def _packed(module: nn.Module, backend: DenseBackend, dense_format: DenseFormat) -> nn.Module:
+    """The module with its stacks packed; what has none is shared."""
+    if not stacks_of(module):
+        return module
+    if isinstance(module, nn.Sequential):
+        return PackedMLP(module, backend, dense_format)
+    packed = copy.copy(module)
+    packed._modules = {
+        name: child if child is None else _packed(child, backend, dense_format)
+        for name, child in module._modules.items()
+    }
     return packed
 
 

@@ -18,6 +18,7 @@ from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
 from tailrank.kernels.interaction import dot_interaction
+from tailrank.models.checks import check_widths
 from tailrank.models.layers import expand_users, mlp
 from tailrank.models.ranking_model import RankingModel
 
@@ -42,8 +43,7 @@ class DLRMConfig:
     def __post_init__(self) -> None:
         if self.interaction not in ("dot", "cat"):
             raise ConfigError("interaction", self.interaction, "dot or cat")
-        if not self.top_mlp or self.top_mlp[-1] != 1 or min(self.top_mlp) < 1:
-            raise ConfigError("top_mlp", self.top_mlp, "positive widths of which the last is 1")
+        check_widths("top_mlp", self.top_mlp, last=1)
         if bool(self.bottom_mlp) != bool(self.num_dense):
             raise ConfigError("bottom_mlp", self.bottom_mlp, "widths if any feature is dense")
         if any(width < 1 for width in self.bottom_mlp):

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tailrank.core.errors import ConfigError
 from tailrank.embeddings import FACTOR_STD, Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
+from tailrank.models.checks import check_factors
 from tailrank.models.layers import expand_users
-from tailrank.models.ranking_model import RankingModel
+from tailrank.models.ranking_model import ModelConfig, RankingModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +35,7 @@ class FactorizationMachineConfig:
     spec: FeatureSpec
 
     def __post_init__(self) -> None:
-        if not self.spec.tables:
-            names = [feature.name for feature in self.spec.features]
-            raise ConfigError("features", names, "one or more of categories: these are all dense")
-        for table in self.spec.tables:
-            if table.embedding_dim < 2:
-                allowed = "at least 2: a linear weight and one factor"
-                raise ConfigError("embedding_dim", table.embedding_dim, allowed)
+        check_factors(self.spec)
 
     @classmethod
     def for_spec(cls, spec: FeatureSpec) -> FactorizationMachineConfig:
@@ -57,9 +51,7 @@ class FactorizationMachine(RankingModel):
         generator: draws the factors; None leaves the tables unset, for weights about to be loaded.
     """
 
-    def __init__(
-        self, config: FactorizationMachineConfig, generator: torch.Generator | None
-    ) -> None:
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None) -> None:
         super().__init__(config, None)  # the tables are drawn in another way
         self.num_user_dense = config.spec.dense_width("user")
         num_dense = self.num_user_dense + config.spec.dense_width("item")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
-from tailrank.models.layers import expand_users
+from tailrank.models.checks import check_bags
+from tailrank.models.layers import expand_users, linear_part
 from tailrank.models.ranking_model import RankingModel
 
 
@@ -33,9 +34,7 @@ class LogisticRegressionConfig:
     spec: FeatureSpec
 
     def __post_init__(self) -> None:
-        if not self.spec.tables:
-            names = [feature.name for feature in self.spec.features]
-            raise ConfigError("features", names, "one or more of categories: these are all dense")
+        check_bags(self.spec)
         for table in self.spec.tables:
             if table.embedding_dim != 1:
                 raise ConfigError(
@@ -69,7 +68,7 @@ class LogisticRegression(RankingModel):
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled weights, the part that autograd sees."""
         user_M, item_M = self.weight_N[: self.num_user_dense], self.weight_N[self.num_user_dense :]
-        user_U = pooled.user_UFD.sum((1, 2)) + batch.user.dense_RN @ user_M
-        item_B = pooled.item_BFD.sum((1, 2)) + batch.item.dense_RN @ item_M
+        user_U = linear_part(pooled.user_UFD, batch.user.dense_RN, user_M)
+        item_B = linear_part(pooled.item_BFD, batch.item.dense_RN, item_M)
         logit_B = self.bias + expand_users(user_U, batch.item_to_user_B) + item_B
         return logit_B.unsqueeze(1)

@@ -20,6 +20,7 @@ from tailrank.models.logistic_regression import LogisticRegression, LogisticRegr
 from tailrank.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from tailrank.models.ranking_model import ModelConfig, RankingModel
 from tailrank.models.sizes import read_size, size_types
+from tailrank.models.wide_and_deep import WideAndDeep, WideAndDeepConfig
 
 
 class _Architecture(NamedTuple):
@@ -33,6 +34,7 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     "logistic_regression": _Architecture(LogisticRegressionConfig, LogisticRegression),
     "matrix_factorization": _Architecture(MatrixFactorizationConfig, MatrixFactorization),
     "factorization_machine": _Architecture(FactorizationMachineConfig, FactorizationMachine),
+    "wide_and_deep": _Architecture(WideAndDeepConfig, WideAndDeep),
     "dlrm": _Architecture(DLRMConfig, DLRM),
 }
 
