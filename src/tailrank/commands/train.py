@@ -83,8 +83,9 @@ def train(
     Args:
         model: Architecture: dlrm, factorization_machine, logistic_regression, wide_and_deep, or
             matrix_factorization (of one user and one item feature: see --features).
-        data: criteo:PATH (TSV as published, or .gz), movielens:FOLDER, amazon:FOLDER/CATEGORY,
-            table:FILE (Parquet or CSV, with --schema), or synthetic:rows=N,seed=N.
+        data: criteo:PATH (TSV as published, or .gz), adult:FOLDER, movielens:FOLDER,
+            amazon:FOLDER/CATEGORY, table:FILE (Parquet or CSV, with --schema), or
+            synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
         refit: Train once more on train + validation for the chosen number of steps.
         epochs: Passes over the training rows at most (as many as make 2000 steps, up to 20).

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tailrank.core.errors import ConfigError, RequestError, closest
+from tailrank.data.adult import FITTED_FILE as ADULT_FILE
+from tailrank.data.adult import AdultConfig, AdultDataset, AdultFit
 from tailrank.data.amazon import AmazonConfig, AmazonDataset
 from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
@@ -22,11 +24,13 @@ from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.data.table import TableConfig, TableDataset, load_fitted
 from tailrank.data.vocabulary import Vocabulary
 
-KINDS = ("criteo", "movielens", "amazon", "table", "synthetic")
+KINDS = ("criteo", "adult", "movielens", "amazon", "table", "synthetic")
 _FORMS = (
-    "criteo:PATH, movielens:FOLDER, amazon:FOLDER/CATEGORY, table:FILE or synthetic:rows=N,seed=N,…"
+    "criteo:PATH, adult:FOLDER, movielens:FOLDER, amazon:FOLDER/CATEGORY, table:FILE or "
+    "synthetic:rows=N,seed=N,…"
 )
 _WITH_NEGATIVES = ("amazon",)
+_WITH_RARE_VALUES = ("criteo", "adult", "table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,8 @@ def open_dataset(
     """The data set that `text` names.
 
     Args:
-        text: `criteo:PATH`, `movielens:FOLDER`, `amazon:FOLDER/CATEGORY`, `table:FILE` or
-            `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
+        text: `criteo:PATH`, `adult:FOLDER`, `movielens:FOLDER`, `amazon:FOLDER/CATEGORY`,
+            `table:FILE` or `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
         settings: how rows become features.
         fitted: folder of a trained model, whose vocabulary is then used; None: fit one.
         schema: what the columns of a table mean; for data that needs to be told.
@@ -136,7 +140,7 @@ def _refuse_unused(kind: str, settings: DataSettings) -> None:
     """Refuse settings that this kind of data would ignore."""
     if settings.integer_buckets and kind != "criteo":
         raise RequestError("--integer-buckets", f"{kind} has no Criteo integers; leave it out")
-    if settings.min_count != DataSettings().min_count and kind not in ("criteo", "table"):
+    if settings.min_count != DataSettings().min_count and kind not in _WITH_RARE_VALUES:
         raise RequestError("--min-count", f"{kind} knows every id; leave it out")
     if settings.num_negatives != DataSettings().num_negatives and kind not in _WITH_NEGATIVES:
         raise RequestError("--num-negatives", f"{kind} has negative rows of its own; leave it out")
@@ -163,6 +167,15 @@ def _open(
                 embedding_dim=settings.embedding_dim,
                 num_negatives=settings.num_negatives,
             )
+        )
+    if name.kind == "adult":
+        return AdultDataset(
+            AdultConfig(
+                path=Path(name.rest),
+                min_count=settings.min_count,
+                embedding_dim=settings.embedding_dim,
+            ),
+            None if fitted is None else AdultFit.load(fitted / ADULT_FILE),
         )
     config = CriteoConfig(
         path=Path(name.rest),
