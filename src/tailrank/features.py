@@ -6,8 +6,10 @@ side, N dense width, L ids, T tasks. This module knows no model and no file form
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -294,7 +296,8 @@ class FeatureBatch:
         """Refuse a batch that does not fit `spec`; called where features enter from outside.
 
         Raises:
-            ConfigError: a shape, an offset, an id or `item_to_user_B` is wrong; names the place.
+            ConfigError: a shape, an offset, an id or `item_to_user_B` is wrong, or a float is NaN
+                or infinite; names the place.
         """
         for side_name in SIDES:
             _check_side(getattr(self, side_name), spec, side_name)
@@ -315,6 +318,10 @@ def _check_side(side: SideFeatures, spec: FeatureSpec, name: Side) -> None:
         raise ConfigError(
             f"{name}.dense_RN.shape", tuple(side.dense_RN.shape), f"({rows}, {width})"
         )
+    bad = torch.nonzero(~torch.isfinite(side.dense_RN))
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise _float_error(side, spec, name, row, column)
     offsets = side.offsets
     if offsets.shape != (rows * len(sparse) + 1,):
         allowed = f"({rows * len(sparse) + 1},): one per bag and one more"
@@ -330,6 +337,17 @@ def _check_side(side: SideFeatures, spec: FeatureSpec, name: Side) -> None:
     bad = torch.nonzero((side.values_L < 0) | (side.values_L >= limit_L))
     if len(bad):
         raise side.id_error(spec, name, int(bad[0]))
+
+
+def _float_error(
+    side: SideFeatures, spec: FeatureSpec, name: Side, row: int, column: int
+) -> ConfigError:
+    """What to raise for a float that is none: NaN, or infinite."""
+    dense = [f.name for f in spec.features if f.side == name and f.kind == "dense"]
+    widths = [f.width for f in spec.features if f.side == name and f.kind == "dense"]
+    feature = dense[bisect_right(list(accumulate(widths)), column)]
+    field = f"{feature} ({name} row {row}, column {column} of dense_RN)"
+    return ConfigError(field, float(side.dense_RN[row, column]), "a finite number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -121,3 +121,33 @@ def test_selected_columns_are_the_bags_of_those_features(weighted: bool) -> None
         else:
             assert chosen.weights_L is None
     assert side.rows(0, 0).select([1]).num_ids == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_float_that_is_none_is_refused_by_row_and_column(value: float) -> None:
+    spec = FeatureSpec(
+        features=(
+            Feature(name="age", side="item", kind="dense"),
+            Feature(name="item", side="item", kind="bag", table="items"),
+            Feature(name="prices", side="item", kind="dense", width=2),
+        ),
+        tables=(TableSpec(name="items", num_embeddings=9, embedding_dim=2),),
+    )
+    dense = torch.zeros(3, 3)
+    batch = FeatureBatch(
+        user=SideFeatures(
+            dense_RN=torch.zeros(1, 0),
+            values_L=torch.zeros(0, dtype=torch.int64),
+            offsets=torch.zeros(1, dtype=torch.int64),
+        ),
+        item=SideFeatures(
+            dense_RN=dense, values_L=torch.tensor([1, 2, 3]), offsets=torch.arange(4)
+        ),
+        item_to_user_B=torch.zeros(3, dtype=torch.int64),
+    )
+    batch.check(spec)
+    for column, feature in ((0, "age"), (1, "prices"), (2, "prices")):
+        dense.zero_()[1, column] = value
+        with pytest.raises(ConfigError, match="a finite number") as error:
+            batch.check(spec)
+        assert error.value.field == f"{feature} (item row 1, column {column} of dense_RN)"
