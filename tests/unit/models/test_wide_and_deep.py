@@ -3,7 +3,7 @@
 import pytest
 
 from tailrank.core.errors import ConfigError
-from tailrank.data.synthetic import SyntheticConfig
+from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.features import Feature, FeatureSpec
 from tailrank.inference.precision import Precision
 from tailrank.inference.ranker import bytes_needed
@@ -11,7 +11,8 @@ from tailrank.models import build_model
 from tailrank.models.registry import config_for, config_from_dict, config_to_dict
 from tailrank.training.recipe import Recipe
 
-SPEC = SyntheticConfig(num_embeddings=20, embedding_dim=5).spec()
+DATASET = SyntheticDataset(SyntheticConfig(rows=560, num_embeddings=20, embedding_dim=5))
+SPEC = DATASET.spec
 SIZES = {"top_mlp": (8, 4), "crosses": (("user_0", "item_0"),), "cross_rows": 100}
 
 
@@ -29,7 +30,7 @@ def test_the_tables_of_crosses_count_as_memory() -> None:
     recipe = Recipe(architecture="wide_and_deep", sizes=SIZES)
     plain = Recipe(architecture="wide_and_deep", sizes=SIZES | {"crosses": ()})
     state = 100 * 4  # of row-wise Adagrad
-    assert recipe.bytes_needed(SPEC) - plain.bytes_needed(SPEC) == rows + state
+    assert recipe.bytes_needed(DATASET) - plain.bytes_needed(DATASET) == rows + state
 
 
 def test_the_wide_part_starts_at_zero() -> None:
