@@ -48,6 +48,9 @@ class CpuRanker:
         embedding_backend: `native`, `torch`, or None for native kernels where there are any.
 
     Attributes:
+        embed: the lookups.
+        model: the dense part, its layers packed.
+        fused: all of it in one native call; None where that is not for this model or host.
         num_dense_weights: numbers in the matrices of all stacks: multiplications for each item.
 
     Raises:
@@ -71,9 +74,9 @@ class CpuRanker:
             raise ConfigError("dense_backend", dense_backend, " or ".join(get_args(DenseBackend)))
         self.timings_us: dict[str, float] = {}
         self.dense_backend: DenseBackend | None = dense_backend
-        self._embed = arena_tables(model.tables, embedding_backend)
-        self._model = model.eval()
-        self._fused: FusedDlrm | None = None
+        self.embed = arena_tables(model.tables, embedding_backend)
+        self.model = model.eval()
+        self.fused: FusedDlrm | None = None
         linears = [layer for stack in stacks.values() for layer in layers_of(stack)]
         self.num_dense_weights = sum(layer.weight_MN.numel() for layer in linears)
         if stacks:
@@ -91,19 +94,19 @@ class CpuRanker:
         if self.dense_backend is None:
             self.timings_us = time_backends(stacks, dense_format)
             self.dense_backend = fastest(self.timings_us)
-        all_native = self.dense_backend == "native" and self._embed.backend != "torch"
-        if all_native and isinstance(self._model, DLRM):
-            self._fused = FusedDlrm(self._model, dense_format)
+        all_native = self.dense_backend == "native" and self.embed.backend != "torch"
+        if all_native and isinstance(self.model, DLRM):
+            self.fused = FusedDlrm(self.model, dense_format)
         else:
-            self._model = with_packed_layers(self._model, self.dense_backend, dense_format).eval()
+            self.model = with_packed_layers(self.model, self.dense_backend, dense_format).eval()
 
     def rank(self, batch: FeatureBatch) -> Tensor:
         """Probabilities (B,), or (B, T) of several tasks; ConfigError: an id outside its table."""
-        if self._fused is not None:
-            return self._fused(batch)
+        if self.fused is not None:
+            return self.fused(batch)
         with torch.inference_mode():
-            batch = self._model.prepare(batch)
-            logits_BT = self._model.score(batch, self._embed(batch))
+            batch = self.model.prepare(batch)
+            logits_BT = self.model.score(batch, self.embed(batch))
             return torch.sigmoid(logits_BT).squeeze(1)
 
     def describe(self) -> dict[str, object]:
@@ -114,9 +117,9 @@ class CpuRanker:
             "precision": str(self.precision),
             "dense_backend": " ".join(filter(None, (self.dense_backend, native_isa))) or None,
             "dense_backend_us": self.timings_us,
-            "embedding_backend": self._embed.backend,
+            "embedding_backend": self.embed.backend,
             "native_refusal": native.why_unavailable(),
-            "score_path": "whole model in one native call" if self._fused else "python",
+            "score_path": "whole model in one native call" if self.fused else "python",
             "table_bytes": self.arena.num_bytes,
             "huge_page_bytes": self.arena.huge_bytes(),
             "huge_page_refusal": self.arena.refusal(),

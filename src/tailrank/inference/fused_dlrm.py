@@ -10,7 +10,8 @@ inputs, M outputs, L ids.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,6 +33,13 @@ from tailrank.models.dlrm import DLRM, DLRMConfig
 
 _FP32, _INT64 = torch.float32, torch.int64
 _SideArguments = tuple[int, int, int, int, int, int]
+
+
+class DlrmTimes(NamedTuple):
+    """Nanoseconds of parts of a call; what is neither is interaction, copies and Python."""
+
+    lookup_ns: int
+    dense_ns: int
 
 
 def column_order(config: DLRMConfig) -> tuple[Tensor, int]:
@@ -121,6 +129,24 @@ class FusedDlrm:
         Raises:
             ConfigError: an id outside its table, or features that do not fit the model.
         """
+        probabilities_B, fault = self._run(self._call, batch)
+        if fault is not None:
+            self._refuse(fault, batch)
+        return probabilities_B
+
+    def timed(self, batch: FeatureBatch) -> tuple[Tensor, DlrmTimes]:
+        """The same, and where the time went."""
+        probabilities_B, (fault, *times) = self._run(self._call.timed, batch)
+        if fault is not None:
+            self._refuse(fault, batch)
+        return probabilities_B, DlrmTimes(*times)
+
+    def _run(self, call: Callable[..., Any], batch: FeatureBatch) -> tuple[Tensor, Any]:
+        """Probabilities, and what the native call says of them.
+
+        Raises:
+            ConfigError: features that do not fit the model.
+        """
         user, item, to_user_B = batch.user, batch.item, batch.item_to_user_B
         num_items = item.dense_RN.shape[0]
         fits = to_user_B.dtype is _INT64 and to_user_B.numel() == num_items
@@ -130,15 +156,13 @@ class FusedDlrm:
         to_user_B = to_user_B.contiguous()
         kept: list[Tensor] = []
         probabilities_B = torch.empty(num_items)
-        fault = self._call(
+        said = call(
             self._arguments(user, "user", kept),
             self._arguments(item, "item", kept),
             to_user_B.data_ptr(),
             probabilities_B.data_ptr(),
         )
-        if fault is not None:
-            self._refuse(fault, batch)
-        return probabilities_B
+        return probabilities_B, said
 
     def _side_setup(self, model: DLRM, side: Side) -> tuple[int, list[tuple[int, int]]]:
         """Dense width, and address and number of rows of each feature's table."""

@@ -1,6 +1,7 @@
 #include "dlrm.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
 
@@ -14,6 +15,27 @@ std::size_t room(std::int64_t rows, std::ptrdiff_t stride) {
 }
 
 int num_products(int vectors) { return vectors * (vectors - 1) / 2; }
+
+// Adds its own lifetime to a part of a call's time; a call that nobody times asks for no clock.
+class Stopwatch {
+ public:
+  Stopwatch(DlrmTimes* times, std::int64_t DlrmTimes::*part) : times_(times), part_(part) {
+    if (times_) start_ = Clock::now();
+  }
+  ~Stopwatch() {
+    if (times_)
+      times_->*part_ +=
+          std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start_).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  DlrmTimes* times_;
+  std::int64_t DlrmTimes::*part_;
+  Clock::time_point start_;
+};
 
 std::vector<LayerWeights> item_share(const SplitMlp& mlp) {
   std::vector<LayerWeights> layers = mlp.layers;
@@ -83,9 +105,11 @@ Dlrm::Layout Dlrm::layout(Side side) const {
 }
 
 DlrmFault Dlrm::score(const SideRows& user, const SideRows& item,
-                      const std::int64_t* user_of_item_B, float* probabilities_B) const {
+                      const std::int64_t* user_of_item_B, float* probabilities_B,
+                      DlrmTimes* times) const {
   const auto lease = spaces_.lease();
   WorkSpace& space = *lease;
+  space.times = times;
   // A single vector gives the block nothing, but the items' products read it.
   if (user_.num_vectors || bottom_.user) {
     for (std::int64_t b = 0; b < item.num_rows; ++b)
@@ -116,7 +140,10 @@ DlrmFault Dlrm::user_rows(const SideRows& user, WorkSpace& space) const {
     float* vectors = all_vectors + first * user_.vector_stride;
     if (bottom_.user)
       share(*bottom_.user, count, dense, width, bottom_shares + first * bottom_stride, space);
-    if (user_.has_bottom) bottom_.rest.run(count, dense, width, {}, block, user_.stride, space);
+    if (user_.has_bottom) {
+      const Stopwatch running(space.times, &DlrmTimes::dense_ns);
+      bottom_.rest.run(count, dense, width, {}, block, user_.stride, space);
+    }
     const DlrmFault fault = gather(Side::user, user, first, count, block, vectors, space);
     if (fault.kind != DlrmFault::none) return fault;
     if (config_.dot)
@@ -140,9 +167,11 @@ DlrmFault Dlrm::item_rows(const SideRows& item, const std::int64_t* user_of_item
   };
   float* block = space.item_block.reserve(room(count, item_.stride));
   float* vectors = space.item_vectors.reserve(room(count, item_.vector_stride));
-  if (item_.has_bottom)
+  if (item_.has_bottom) {
+    const Stopwatch running(space.times, &DlrmTimes::dense_ns);
     bottom_.rest.run(count, item.dense_RN + first * width, width,
                      initial(bottom_, space.bottom_shares), block, item_.stride, space);
+  }
   const DlrmFault fault = gather(Side::item, item, first, count, block, vectors, space);
   if (fault.kind != DlrmFault::none) return fault;
   if (config_.dot)
@@ -155,7 +184,11 @@ DlrmFault Dlrm::item_rows(const SideRows& item, const std::int64_t* user_of_item
     }
   const std::ptrdiff_t stride = top_.rest.padded_outputs();
   float* logits = space.logits.reserve(room(count, stride));
-  top_.rest.run(count, block, item_.stride, initial(top_, space.top_shares), logits, stride, space);
+  {
+    const Stopwatch running(space.times, &DlrmTimes::dense_ns);
+    const Initial shares = initial(top_, space.top_shares);
+    top_.rest.run(count, block, item_.stride, shares, logits, stride, space);
+  }
   for (std::int64_t row = 0; row < count; ++row)
     probabilities_B[first + row] = 1.0f / (1.0f + std::exp(-logits[row * stride]));
   return {};
@@ -179,6 +212,7 @@ DlrmFault Dlrm::gather(Side side, const SideRows& rows, std::int64_t first, std:
   const DlrmSide& features = config_.sides[static_cast<int>(side)];
   const std::vector<Table>& tables = features.tables;
   if (tables.empty()) return {};
+  const Stopwatch running(space.times, &DlrmTimes::lookup_ns);
   const std::int64_t num_features = static_cast<std::int64_t>(tables.size());
   const std::int64_t* offsets = rows.offsets + first * num_features;
   const std::int64_t start = offsets[0], end = offsets[count * num_features];
@@ -215,6 +249,7 @@ DlrmFault Dlrm::gather(Side side, const SideRows& rows, std::int64_t first, std:
 // A user's share of a layer.
 void Dlrm::share(const PackedLayer& layer, std::int64_t num_rows, const float* x,
                  std::ptrdiff_t x_stride, float* out, WorkSpace& space) const {
+  const Stopwatch running(space.times, &DlrmTimes::dense_ns);
   const std::ptrdiff_t stride = layer.padded_outputs();
   if (format_ != DenseFormat::bf16)
     return layer.run(num_rows, x, x_stride, {}, out, stride, nullptr, 0);

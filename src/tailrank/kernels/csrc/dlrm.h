@@ -61,14 +61,21 @@ struct DlrmFault {
   std::int64_t position = 0;  // of the id among all ids of the side
 };
 
+// Where the time of a call went; what is neither is interaction, sigmoid and copies.
+struct DlrmTimes {
+  std::int64_t lookup_ns = 0;
+  std::int64_t dense_ns = 0;
+};
+
 // Safe from several threads.
 class Dlrm {
  public:
   Dlrm(const DenseKernels& kernels, DenseFormat format, LookupKernel lookup,
        const DlrmConfig& config);
 
+  // `times`, where somebody asks, is added to.
   DlrmFault score(const SideRows& user, const SideRows& item, const std::int64_t* user_of_item_B,
-                  float* probabilities_B) const;
+                  float* probabilities_B, DlrmTimes* times = nullptr) const;
 
  private:
   // An MLP of which the user's share runs apart.
@@ -86,6 +93,7 @@ class Dlrm {
     Buffer<std::uint16_t> rounded;
     Buffer<std::int64_t> offsets;
     std::vector<const float*> vectors;
+    DlrmTimes* times = nullptr;  // of the call at work, if it is timed
   };
 
   // Where the parts of one side's block lie.
