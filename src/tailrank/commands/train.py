@@ -358,6 +358,7 @@ def _write(
 ) -> Result:
     """Put artifact, vocabulary, test scores, learning curve and result into `folder`."""
     from tailrank.inference.artifact import save_artifact
+    from tailrank.kernels.sparse_update import kernels_for
     from tailrank.reporting.quality import quality_columns
     from tailrank.reporting.report import REPORT_NAME, RESULT_NAME, write_report
     from tailrank.reporting.report_data import LearningPoint
@@ -379,7 +380,12 @@ def _write(
     result = Result(
         command="train",
         command_line=typed,
-        config={"data": data, "refit": refit, "recipe": trained.recipe.to_dict()},
+        config={
+            "data": data,
+            "refit": refit,
+            "recipe": trained.recipe.to_dict(),
+            "table_kernels": kernels_for(trained.model.tables.weight_VD),
+        },
         seed=trained.recipe.training.seed,
         metrics=trained.metrics(),
         artifacts=[out / name for name in sorted({f.name for f in folder.iterdir()})]

@@ -7,6 +7,13 @@ class Isa(enum.Enum):
 
 def can_run(isa: Isa) -> bool: ...
 
+class RowRule(enum.Enum):
+    sgd = 0
+    rowwise_adagrad = 1
+    adagrad = 2
+    adam = 3
+    amsgrad = 4
+
 class DenseIsa(enum.Enum):
     portable = 0
     avx2 = 1

@@ -10,6 +10,7 @@ Legend: L ids of a batch, G bags, K different ids, V table rows, D dim.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +28,22 @@ _ELEMENT_STATE: dict[RowRule, tuple[str, ...]] = {
 }
 
 
+class Bags(NamedTuple):
+    """A lookup of sums, and what a backward pass said of it.
+
+    Args:
+        ids_L: int64 rows of the table, in bag order.
+        offsets: int64, G + 1 positions of the bags in `ids_L`, from 0 to L.
+        grad_GD: float32 gradient of each bag's sum.
+        weights_L: float32 factor of each id in its bag; None: all 1.
+    """
+
+    ids_L: Tensor
+    offsets: Tensor
+    grad_GD: Tensor
+    weights_L: Tensor | None = None
+
+
 class RowGradients(NamedTuple):
     """Gradient of a table, just the rows that were read.
 
@@ -39,19 +56,11 @@ class RowGradients(NamedTuple):
     grad_KD: Tensor
 
 
-def row_gradients(
-    ids_L: Tensor, offsets: Tensor, pooled_grad_GD: Tensor, weights_L: Tensor | None = None
-) -> RowGradients:
-    """Gradient of the rows from that of their sum-pooled bags.
-
-    Args:
-        ids_L: int64 rows of the table, in bag order.
-        offsets: int64, G + 1 positions of the bags in `ids_L`.
-        pooled_grad_GD: float32 gradient of each bag's sum.
-        weights_L: float32 factor of each id in its bag; None: all 1.
-    """
+def row_gradients(lookups: Sequence[Bags]) -> RowGradients:
+    """Gradient of the rows from that of their sum-pooled bags, of all lookups together."""
+    ids_L, offsets, grad_GD, weights_L = _joined(lookups)
     if ids_L.shape[0] == 0:
-        return RowGradients(ids_L, pooled_grad_GD.new_zeros(0, pooled_grad_GD.shape[1]))
+        return RowGradients(ids_L, grad_GD.new_zeros(0, grad_GD.shape[1]))
     # Stable, so that occurrences are added in the order of the batch and runs repeat exactly.
     sorted_L, position_L = torch.sort(ids_L, stable=True)
     changes = torch.nonzero(sorted_L[1:] != sorted_L[:-1]).flatten() + 1
@@ -63,12 +72,30 @@ def row_gradients(
     # A sum over runs of equal ids is itself a pooled lookup: of the bags' gradients.
     grad_KD = F.embedding_bag(
         bag_L,
-        pooled_grad_GD,
+        grad_GD,
         starts_K,
         mode="sum",
         per_sample_weights=None if weights_L is None else weights_L[position_L],
     )
     return RowGradients(sorted_L[starts_K], grad_KD)
+
+
+def _joined(lookups: Sequence[Bags]) -> Bags:
+    """Several lookups as one, bag after bag."""
+    if len(lookups) == 1:
+        return lookups[0]
+    offsets, weights, start = [lookups[0].offsets[:1]], [], 0
+    for bags in lookups:
+        offsets.append(bags.offsets[1:] + start)
+        start += bags.ids_L.shape[0]
+        ones_L = bags.grad_GD.new_ones(bags.ids_L.shape[0])
+        weights.append(ones_L if bags.weights_L is None else bags.weights_L)
+    return Bags(
+        torch.cat([bags.ids_L for bags in lookups]),
+        torch.cat(offsets),
+        torch.cat([bags.grad_GD for bags in lookups]),
+        None if all(bags.weights_L is None for bags in lookups) else torch.cat(weights),
+    )
 
 
 def new_state(rule: RowRule, weight_VD: Tensor) -> dict[str, Tensor]:
@@ -152,3 +179,45 @@ def _changed(state: Tensor, rows_K: Tensor, change: Tensor) -> Tensor:
     now = state.index_select(0, rows_K).add_(change)
     state.index_copy_(0, rows_K, now)
     return now
+
+
+class TorchUpdate:
+    """`sparse_update.SparseUpdate` with what is above; see there."""
+
+    def __init__(self, rule: RowRule, weight_VD: Tensor, state: dict[str, Tensor]) -> None:
+        self._rule, self._weight_VD, self._state = rule, weight_VD, state
+
+    def read(self, lookups: Sequence[Bags]) -> TorchRows:
+        """The rows that these lookups of one batch read, and their gradients."""
+        if not lookups:
+            none = torch.zeros(0, dtype=torch.int64, device=self._weight_VD.device)
+            return TorchRows(self, RowGradients(none, self._weight_VD[:0].clone()))
+        return TorchRows(self, row_gradients(lookups))
+
+    def update(self, gradients: RowGradients, lr: float, scale: float, l2: float) -> None:
+        """One step; changes the gradients too."""
+        rows_K, grad_KD = gradients
+        if scale != 1.0:
+            grad_KD.mul_(scale)
+        if l2:
+            grad_KD.add_(self._weight_VD.index_select(0, rows_K), alpha=l2)
+        update_rows(self._rule, self._weight_VD, self._state, gradients, lr)
+
+
+class TorchRows:
+    """`sparse_update.RowsRead`; see there."""
+
+    def __init__(self, owner: TorchUpdate, gradients: RowGradients) -> None:
+        self._owner, self._gradients = owner, gradients
+
+    def rows(self) -> Tensor:
+        """The rows, int64 (K,)."""
+        return self._gradients.rows_K
+
+    def squared_norm(self) -> float:
+        """Sum of the squares of all gradients."""
+        return float(self._gradients.grad_KD.square().sum())
+
+    def update(self, lr: float, *, scale: float = 1.0, l2: float = 0.0) -> None:
+        """Change each row once."""
+        self._owner.update(self._gradients, lr, scale, l2)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tailrank.core.errors import ConfigError
-from tailrank.kernels.sparse_reference import RowGradients, RowRule, new_state, update_rows
+from tailrank.kernels.sparse_reference import Bags, RowRule, new_state
+from tailrank.kernels.sparse_update import RowsRead, sparse_update
 
 TableOptimizerName = RowRule
 DenseOptimizerName = Literal["adagrad", "sgd", "adam"]
@@ -34,13 +35,17 @@ class TableOptimizer:
     def __init__(self, name: TableOptimizerName, weight_VD: Tensor, lr: float) -> None:
         if name not in get_args(TableOptimizerName):
             raise ConfigError("table_optimizer", name, " or ".join(get_args(TableOptimizerName)))
-        self.name, self.lr = name, lr
-        self._weight_VD = weight_VD
+        self.lr = lr
         self._state = new_state(name, weight_VD)
+        self._update = sparse_update(name, weight_VD, self._state)
 
-    def step(self, gradients: RowGradients) -> None:
-        """Apply one step in place."""
-        update_rows(self.name, self._weight_VD, self._state, gradients, self.lr)
+    def read(self, lookups: Sequence[Bags]) -> RowsRead:
+        """The rows that a batch read; good for one step, before the next batch is read."""
+        return self._update.read(lookups)
+
+    def step(self, rows: RowsRead, *, scale: float = 1.0, l2: float = 0.0) -> None:
+        """Apply one step in place, with gradients `scale` times as large plus `l2` of each row."""
+        rows.update(self.lr, scale=scale, l2=l2)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to put into a checkpoint, by name; the optimiser's own, not copies."""

@@ -21,7 +21,8 @@ from torch import Tensor
 from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
 from tailrank.features import FeatureBatch, Labels, SideFeatures
-from tailrank.kernels.sparse_reference import RowGradients, row_gradients
+from tailrank.kernels.sparse_reference import Bags
+from tailrank.kernels.sparse_update import RowsRead
 from tailrank.models import RankingModel
 from tailrank.training.averaging import WeightAverage
 from tailrank.training.config import TrainingConfig
@@ -108,29 +109,33 @@ class TrainStep:
         loss = loss_of(logits_BT, labels, self.config.task_weights)
         self.dense.zero_grad(set_to_none=True)
         torch.autograd.backward(loss if auxiliary is None else loss + auxiliary)
-        rows = _table_gradients(reads)
+        rows = self.tables.read([read.gradient() for read in reads if read.is_used()])
+        scale = 1.0
         if self.config.clip_norm is not None:
-            self._clip(rows, self.config.clip_norm)
-        if self.config.table_l2:
-            weight_KD = self.model.tables.weight_VD.detach().index_select(0, rows.rows_K)
-            rows.grad_KD.add_(weight_KD, alpha=self.config.table_l2)
+            scale = self._clip(rows, self.config.clip_norm)
         if self.average is not None:
-            self.average.before_step(rows.rows_K)
+            self.average.before_step(rows.rows())
         self.dense.step()
-        self.tables.step(rows)
+        self.tables.step(rows, scale=scale, l2=self.config.table_l2)
         return loss.item()
 
-    def _clip(self, rows: RowGradients, norm_max: float) -> None:
-        """Scale all gradients together, so that their norm is `norm_max` at most."""
+    def _clip(self, rows: RowsRead, norm_max: float) -> float:
+        """Scale the gradients so that the norm of all together is `norm_max` at most.
+
+        Returns:
+            The factor for those of the rows; the dense ones have it already.
+        """
         gradients = [p.grad for p in self._dense_parameters if p.grad is not None]
-        gradients.append(rows.grad_KD)
-        self.gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+        dense_norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.gradient_norm = math.sqrt(dense_norm**2 + rows.squared_norm())
         if not math.isfinite(self.gradient_norm):
             raise ConfigError("lr", self.config.lr, "less: the gradient is no longer finite")
         factor = norm_max / (self.gradient_norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
-        if factor < 1.0:
-            for gradient in gradients:
-                gradient.mul_(factor)
+        if factor >= 1.0:
+            return 1.0
+        for gradient in gradients:
+            gradient.mul_(factor)
+        return factor
 
     def _embed(self, batch: FeatureBatch, reads: list[_Read]) -> Pooled:
         """Embeddings of a batch; what each lookup gave is added to `reads`, as a leaf."""
@@ -149,23 +154,12 @@ class _Read(NamedTuple):
     bags: SideFeatures
     leaf_GD: Tensor
 
+    def is_used(self) -> bool:
+        """Whether the model made use of it."""
+        return self.leaf_GD.grad is not None
 
-def _table_gradients(reads: list[_Read]) -> RowGradients:
-    """Row gradients of all lookups together, as they may share tables."""
-    ids, offsets, gradients, weights, start = [], [torch.zeros(1, dtype=torch.int64)], [], [], 0
-    for bags, leaf_GD in reads:
-        if leaf_GD.grad is None:  # the model made no use of it
-            continue
-        ids.append(bags.values_L)
-        offsets.append(bags.offsets[1:] + start)
-        gradients.append(leaf_GD.grad)
-        start += bags.num_ids
-        factor_L = bags.weights_L
-        weights.append(torch.ones(bags.num_ids) if factor_L is None else factor_L)
-    weighted = any(bags.weights_L is not None for bags, _ in reads)
-    return row_gradients(
-        torch.cat(ids),
-        torch.cat(offsets),
-        torch.cat(gradients),
-        torch.cat(weights) if weighted else None,
-    )
+    def gradient(self) -> Bags:
+        """What the tables' optimiser has to know of it after the backward pass."""
+        assert self.leaf_GD.grad is not None
+        bags = self.bags
+        return Bags(bags.values_L, bags.offsets, self.leaf_GD.grad, bags.weights_L)

@@ -5,6 +5,7 @@
 #include "dense_binding.h"
 #include "isa.h"
 #include "lookup_binding.h"
+#include "sparse_binding.h"
 
 namespace nb = nanobind;
 
@@ -20,4 +21,5 @@ NB_MODULE(_native, module) {
   module.def("can_run", &tailrank::can_run);
   tailrank::bind_lookup(module);
   tailrank::bind_dense(module);
+  tailrank::bind_sparse_update(module);
 }

@@ -21,7 +21,17 @@ inline __m128i first_bytes(const std::uint8_t* from, int count) {
 
 inline V broadcast(float x) { return _mm256_set1_ps(x); }
 inline V add(V a, V b) { return _mm256_add_ps(a, b); }
+inline V subtract(V a, V b) { return _mm256_sub_ps(a, b); }
+inline V multiply(V a, V b) { return _mm256_mul_ps(a, b); }
 inline V divide(V a, V b) { return _mm256_div_ps(a, b); }
+inline V square_root(V x) { return _mm256_sqrt_ps(x); }
+// b where one of them is no number.
+inline V maximum(V a, V b) { return _mm256_max_ps(a, b); }
+inline float sum(V x) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
 inline V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 
 inline void store(float* to, V x) { _mm256_storeu_ps(to, x); }

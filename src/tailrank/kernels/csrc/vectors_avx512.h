@@ -17,7 +17,13 @@ inline __mmask16 first_numbers(int count) { return static_cast<__mmask16>((1u <<
 
 inline V broadcast(float x) { return _mm512_set1_ps(x); }
 inline V add(V a, V b) { return _mm512_add_ps(a, b); }
+inline V subtract(V a, V b) { return _mm512_sub_ps(a, b); }
+inline V multiply(V a, V b) { return _mm512_mul_ps(a, b); }
 inline V divide(V a, V b) { return _mm512_div_ps(a, b); }
+inline V square_root(V x) { return _mm512_sqrt_ps(x); }
+// b where one of them is no number.
+inline V maximum(V a, V b) { return _mm512_max_ps(a, b); }
+inline float sum(V x) { return _mm512_reduce_add_ps(x); }
 inline V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 
 inline void store(float* to, V x) { _mm512_storeu_ps(to, x); }

@@ -13,7 +13,16 @@ constexpr int kWidth = 4;
 
 inline V broadcast(float x) { return V{x, x, x, x}; }
 inline V add(V a, V b) { return a + b; }
+inline V subtract(V a, V b) { return a - b; }
+inline V multiply(V a, V b) { return a * b; }
 inline V divide(V a, V b) { return a / b; }
+inline V square_root(V x) {
+  return V{__builtin_sqrtf(x[0]), __builtin_sqrtf(x[1]), __builtin_sqrtf(x[2]),
+           __builtin_sqrtf(x[3])};
+}
+// b where one of them is no number.
+inline V maximum(V a, V b) { return a > b ? a : b; }
+inline float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 inline V multiply_add(V a, V b, V c) { return a * b + c; }
 
 inline void store(float* to, V x) { std::memcpy(to, &x, sizeof x); }
