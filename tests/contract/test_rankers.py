@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import BackendUnavailable, ConfigError
 from tailrank.core.files import replace_directory
 from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, TableSpec
 from tailrank.inference import Ranker, load
@@ -56,20 +56,29 @@ MODELS = {
     "matrix_factorization": ("matrix_factorization", {}, 9),
     "factorization_machine": ("factorization_machine", {}, 9),
     "wide_and_deep": ("wide_and_deep", {"top_mlp": (16,), "crosses": CROSSES, "cross_rows": 50}, 9),
+    "mean_pooling": ("mean_pooling", {"top_mlp": (16,), "activation": "relu"}, 8),
+    "din-dice": ("din", {"attention_mlp": (16, 8), "top_mlp": (16,), "activation": "dice"}, 8),
+    "din-prelu": ("din", {"attention_mlp": (16,), "top_mlp": (16,), "activation": "prelu"}, 8),
 }
-# A model without linear layers has no backend to choose; one that needs both sides has both.
+# Models without linear layers have no backend to choose.
+WITHOUT_LAYERS = {"logistic_regression", "matrix_factorization", "factorization_machine"}
+# Models that read sequences of the user's side row by row; the cuda ranker refuses them. Their rows
+# meet every format in tests/unit/embeddings/test_sequences.py.
+OF_SEQUENCES = {"din-dice", "din-prelu"}
+SEQUENCE_PRECISIONS = ("fp32", "rows=int8,dense=bf16", "int8")
+NEED_BOTH_SIDES = {"matrix_factorization"} | OF_SEQUENCES
 VARIANTS = [
     (name, user_side)
     for name in MODELS
     for user_side in (True, False)
-    if user_side or name != "matrix_factorization"
+    if user_side or name not in NEED_BOTH_SIDES
 ]
-WITHOUT_LAYERS = ("logistic_regression", "matrix_factorization", "factorization_machine")
 CASES = [
     (ranker, name)
     for ranker, options in RANKERS.items()
     for name in MODELS
-    if name not in WITHOUT_LAYERS or "dense_backend" not in options
+    if not (name in WITHOUT_LAYERS and "dense_backend" in options)
+    and not (name in OF_SEQUENCES and ranker.startswith("cuda"))
 ]
 
 
@@ -121,6 +130,11 @@ def test_every_architecture_is_held_to_this_contract() -> None:
     assert {architecture for architecture, _, _ in MODELS.values()} == set(architecture_names())
 
 
+def sequences_of(model: str) -> set[str]:
+    """Names of the features that are sequences there."""
+    return {"history"} if model in OF_SEQUENCES | {"mean_pooling"} else set()
+
+
 def make_spec(model: str, user_side: bool = True) -> FeatureSpec:
     side, dim = "user" if user_side else "item", MODELS[model][2]
     tables = (
@@ -130,6 +144,7 @@ def make_spec(model: str, user_side: bool = True) -> FeatureSpec:
     )
     country = Feature(name="country", side=side, kind="bag", table="country")
     item = Feature(name="item", side="item", kind="bag", table="items")
+    kind = "sequence" if "history" in sequences_of(model) else "bag"
     if model == "matrix_factorization":  # one bag on each side is all that it takes
         return FeatureSpec(features=(country, item), tables=tables[:2])
     return FeatureSpec(
@@ -137,7 +152,7 @@ def make_spec(model: str, user_side: bool = True) -> FeatureSpec:
             Feature(name="profile", side=side, kind="dense", width=3),
             Feature(name="price", side="item", kind="dense", width=5),
             country,
-            Feature(name="history", side=side, kind="bag", table="items", pooling_factor=4.0),
+            Feature(name="history", side=side, kind=kind, table="items", pooling_factor=4.0),
             item,
             Feature(name="tags", side="item", kind="bag", table="tags", pooling_factor=2.0),
         ),
@@ -217,6 +232,8 @@ def case(request: pytest.FixtureRequest, artifacts: Artifacts) -> tuple[str, str
         pytest.skip("the cuda ranker refuses int8 layers")
     if ranker_name == "cuda-interpreted" and artifacts.precision not in INTERPRETED_PRECISIONS:
         pytest.skip("other formats of the same code, in an interpreter that takes its time")
+    if "history" in sequences_of(model_name) and artifacts.precision not in SEQUENCE_PRECISIONS:
+        pytest.skip("rows of sequences meet other formats elsewhere")
     return ranker_name, model_name
 
 
@@ -305,3 +322,11 @@ def test_a_backend_for_no_linear_layer_is_refused(artifacts) -> None:
     with pytest.raises(ConfigError, match="no stack of linear layers"):
         load(path, dense_backend="mkl")
     assert load(path)[0].describe()["dense_backend"] is None
+
+
+def test_the_cuda_ranker_refuses_a_model_that_reads_sequences(artifacts) -> None:
+    if artifacts.precision != "fp32":
+        pytest.skip("whatever the precision")
+    for name in OF_SEQUENCES:
+        with pytest.raises(BackendUnavailable, match=r"reads no sequences .* use the cpu ranker"):
+            interpreted(artifacts.paths[name, True])

@@ -19,11 +19,16 @@ from tailrank.features import FeatureBatch
 from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.dense_layers import PackedMLP
 from tailrank.models import RankingModel
+from tailrank.models.din import AttentionUnit
 
 Operator = Literal["lookup", "dense", "attention", "recurrent"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 TimedCall = Callable[[FeatureBatch], dict[Operator, int]]
-_OF_MODULE: dict[type[nn.Module], Operator] = {PackedMLP: "dense", nn.Linear: "dense"}
+_OF_MODULE: dict[type[nn.Module], Operator] = {
+    PackedMLP: "dense",
+    nn.Linear: "dense",
+    AttentionUnit: "attention",
+}
 
 
 class Watchable(Protocol):

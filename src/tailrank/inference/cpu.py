@@ -23,7 +23,7 @@ from tailrank.inference.arena_tables import EmbeddingBackend, arena_tables
 from tailrank.inference.dense_layers import (
     DenseBackend,
     fastest,
-    layers_of,
+    linears_of,
     stacks_of,
     time_backends,
     with_packed_layers,
@@ -77,8 +77,8 @@ class CpuRanker:
         self.embed = arena_tables(model.tables, embedding_backend)
         self.model = model.eval()
         self.fused: FusedDlrm | None = None
-        linears = [layer for stack in stacks.values() for layer in layers_of(stack)]
-        self.num_dense_weights = sum(layer.weight_MN.numel() for layer in linears)
+        linears = [layer for stack in stacks.values() for layer in linears_of(stack)]
+        self.num_dense_weights = sum(layer.weight.numel() for layer in linears)
         if stacks:
             self._choose_dense(list(stacks.values()))
         elif dense_backend is not None:

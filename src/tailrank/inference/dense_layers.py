@@ -98,12 +98,42 @@ class PackedMLP(nn.Module):
 
 
 def stacks_of(model: nn.Module) -> dict[str, nn.Sequential]:
-    """The model's stacks of linear layers that hold any, by name, its parts' included."""
+    """The model's stacks of layers with any linear among them, by name, its parts' included."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Sequential) and len(module)
+        if isinstance(module, nn.Sequential) and linears_of(module)
     }
+
+
+def linears_of(stack: nn.Sequential) -> list[nn.Linear]:
+    """The linear layers of a stack, whatever is between them."""
+    return [module for module in stack if isinstance(module, nn.Linear)]
+
+
+def packed_stack(
+    stack: nn.Sequential, backend: DenseBackend, dense_format: DenseFormat
+) -> nn.Module:
+    """The stack with each run of Linear and ReLU packed; other activations stay torch's.
+
+    A run's last layer stays fp32 in int8, so a stack with another activation behind every layer has
+    no int8 layer.
+
+    Raises:
+        BackendUnavailable: see `PackedMLP`.
+    """
+    stages: list[nn.Module] = []
+    run: list[nn.Module] = []
+    for module in (*stack, None):
+        if isinstance(module, nn.Linear) or (run and isinstance(module, nn.ReLU)):
+            run.append(module)
+            continue
+        if run:
+            stages.append(PackedMLP(nn.Sequential(*run), backend, dense_format))
+            run = []
+        if module is not None:
+            stages.append(module)
+    return stages[0] if len(stages) == 1 else nn.Sequential(*stages).train(stack.training)
 
 
 def with_packed_layers(
@@ -120,7 +150,7 @@ def _packed(module: nn.Module, backend: DenseBackend, dense_format: DenseFormat)
     if not stacks_of(module):
         return module
     if isinstance(module, nn.Sequential):
-        return PackedMLP(module, backend, dense_format)
+        return packed_stack(module, backend, dense_format)
     packed = copy.copy(module)
     packed._modules = {
         name: child if child is None else _packed(child, backend, dense_format)
@@ -151,9 +181,9 @@ def time_backends(stacks: list[nn.Sequential], dense_format: DenseFormat) -> dic
         onednn.require(dtype)
     if len(backends) == 1:
         return {backends[0]: 0.0}
-    widths = [next(stack.parameters()).shape[1] for stack in stacks]
+    widths = [linears_of(stack)[0].in_features for stack in stacks]
     inputs = [torch.randn(_CALIBRATION_ROWS, width) for width in widths]
-    packed = {name: [PackedMLP(stack, name, dense_format) for stack in stacks] for name in backends}
+    candidates = {n: [packed_stack(stack, n, dense_format) for stack in stacks] for n in backends}
     samples: dict[str, list[float]] = {name: [] for name in backends}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -162,7 +192,7 @@ def time_backends(stacks: list[nn.Sequential], dense_format: DenseFormat) -> dic
             for _ in range(_CALIBRATION_ROUNDS):
                 for name in backends:
                     started = time.thread_time()
-                    for stack, x_BN in zip(packed[name], inputs, strict=True):
+                    for stack, x_BN in zip(candidates[name], inputs, strict=True):
                         stack(x_BN)
                     samples[name].append((time.thread_time() - started) * 1e6)
     finally:

@@ -13,33 +13,58 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from tailrank.models.activations import Activation, activation
 
-def mlp(
-    widths: Sequence[int], generator: torch.Generator | None, *, last_linear: bool
-) -> nn.Sequential:
-    """A stack of linear layers with ReLU between them.
+
+def linear(
+    num_in: int, num_out: int, generator: torch.Generator | None, *, bias: bool = True
+) -> nn.Linear:
+    """A linear layer.
 
     Args:
-        widths: input width, then the output width of each layer; one width makes an empty stack.
-        generator: draws W ~ N(0, sqrt(2 / (m + n))) and b ~ N(0, sqrt(1 / m)) for a layer of n
-            inputs and m outputs; None: zeros, for weights about to be loaded.
-        last_linear: whether the last layer goes without ReLU (a top MLP that ends in logits).
+        num_in: n inputs.
+        num_out: m outputs.
+        generator: draws W ~ N(0, sqrt(2 / (m + n))) and b ~ N(0, sqrt(1 / m)); None: zeros, for
+            weights about to be loaded.
+        bias: whether it has one.
 
     Source: initial weights as facebookresearch/dlrm (arXiv 1906.00091).
     """
+    # Without PyTorch's own start, which would draw from the global generator for nothing.
     here = torch.get_default_device()
+    layer = nn.Linear(num_in, num_out, bias, device="meta").to_empty(device=here)
+    with torch.no_grad():
+        for parameter, variance in (
+            (layer.weight, 2.0 / (num_in + num_out)),
+            (layer.bias, 1.0 / num_out),
+        ):
+            if parameter is None:
+                continue
+            if generator is None:
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, math.sqrt(variance), generator=generator)
+    return layer
+
+
+def mlp(
+    widths: Sequence[int],
+    generator: torch.Generator | None,
+    *,
+    last_linear: bool,
+    between: Activation = "relu",
+) -> nn.Sequential:
+    """A stack of linear layers with activations between them.
+
+    Args:
+        widths: input width, then the output width of each layer; one width makes an empty stack.
+        generator: see `linear`.
+        last_linear: whether the last layer goes without activation (a top MLP that ends in logits).
+        between: the activation.
+    """
     layers: list[nn.Module] = []
     for num_in, num_out in pairwise(widths):
-        # Without PyTorch's own start, which would draw from the global generator for nothing.
-        linear = nn.Linear(num_in, num_out, device="meta").to_empty(device=here)
-        with torch.no_grad():
-            if generator is None:
-                linear.weight.zero_()
-                linear.bias.zero_()
-            else:
-                linear.weight.normal_(0.0, math.sqrt(2.0 / (num_in + num_out)), generator=generator)
-                linear.bias.normal_(0.0, math.sqrt(1.0 / num_out), generator=generator)
-        layers += [linear, nn.ReLU()]
+        layers += [linear(num_in, num_out, generator), activation(between, num_out)]
     return nn.Sequential(*(layers[:-1] if last_linear and layers else layers))
 
 
@@ -52,7 +77,8 @@ class SidedMlp(nn.Module):
         side_widths: inputs of a user row, which may be 0, and of an item row.
         widths: output width of each layer.
         generator: draws the weights of the whole stack as `mlp` does.
-        last_linear: whether the last layer goes without ReLU.
+        last_linear: whether the last layer goes without activation.
+        between: the activation.
     """
 
     def __init__(
@@ -62,15 +88,19 @@ class SidedMlp(nn.Module):
         generator: torch.Generator | None,
         *,
         last_linear: bool,
+        between: Activation = "relu",
     ) -> None:
         super().__init__()
         user_width, item_width = side_widths
-        whole = mlp((user_width + item_width, *widths), generator, last_linear=last_linear)
+        all_widths = (user_width + item_width, *widths)
+        whole = mlp(all_widths, generator, last_linear=last_linear, between=between)
         self.user, self.item, self.rest = nn.Sequential(), whole, nn.Sequential()
-        self._has_user, self._rectified = user_width > 0, len(whole) > 1
+        self.between: nn.Module = nn.Identity()
+        self._has_user = user_width > 0
         if self._has_user:
             first, *rest = whole
             assert isinstance(first, nn.Linear)
+            self.between = rest[0] if rest else self.between
             user_MN, item_MN = torch.split(first.weight.detach(), list(side_widths), dim=1)
             self.user = nn.Sequential(_linear(user_MN, None))
             self.item = nn.Sequential(_linear(item_MN, first.bias))
@@ -81,7 +111,7 @@ class SidedMlp(nn.Module):
         out_BM: Tensor = self.item(item_BN)
         if self._has_user:
             out_BM = out_BM + expand_users(self.user(user_UN), item_to_user_B)
-            out_BM = self.rest(torch.relu(out_BM) if self._rectified else out_BM)
+            out_BM = self.rest(self.between(out_BM))
         return out_BM
 
 

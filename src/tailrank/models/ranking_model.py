@@ -91,4 +91,5 @@ class RankingModel(nn.Module):
     def statistics(self) -> list[Tensor]:
         """What layers remember of the activations that they have seen."""
         tables = {id(buffer) for buffer in self.tables.buffers()}
-        return [buffer for buffer in self.buffers() if id(buffer) not in tables]
+        outside = [buffer for buffer in self.buffers() if id(buffer) not in tables]
+        return [buffer for buffer in outside if buffer.is_floating_point()]

@@ -14,10 +14,12 @@ import torch
 
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.features import FeatureSpec
+from tailrank.models.din import DIN, DINConfig
 from tailrank.models.dlrm import DLRM, DLRMConfig
 from tailrank.models.factorization_machine import FactorizationMachine, FactorizationMachineConfig
 from tailrank.models.logistic_regression import LogisticRegression, LogisticRegressionConfig
 from tailrank.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
+from tailrank.models.mean_pooling import MeanPooling, MeanPoolingConfig
 from tailrank.models.ranking_model import ModelConfig, RankingModel
 from tailrank.models.sizes import read_size, size_types
 from tailrank.models.wide_and_deep import WideAndDeep, WideAndDeepConfig
@@ -36,6 +38,8 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     "factorization_machine": _Architecture(FactorizationMachineConfig, FactorizationMachine),
     "wide_and_deep": _Architecture(WideAndDeepConfig, WideAndDeep),
     "dlrm": _Architecture(DLRMConfig, DLRM),
+    "mean_pooling": _Architecture(MeanPoolingConfig, MeanPooling),
+    "din": _Architecture(DINConfig, DIN),
 }
 
 

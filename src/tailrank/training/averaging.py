@@ -47,10 +47,13 @@ class WeightAverage:
         self._dense_seen = torch.zeros((), dtype=torch.int64)
         self._num_steps = torch.zeros((), dtype=torch.int64)
 
+    def before_forward(self) -> None:
+        """Take in all dense weights, which are about to change, statistics of activations first."""
+        self._catch_up_dense()
+
     @torch.no_grad()
     def before_step(self, rows_K: Tensor) -> None:
-        """Take in the weights of these rows, and all dense ones, which are about to change."""
-        self._catch_up_dense()
+        """Take in the weights of these rows, which are about to change; after `before_forward`."""
         new_K = self._new(self._seen_V.index_select(0, rows_K))
         mean_KD = self._mean_VD.index_select(0, rows_K)
         mean_KD.lerp_(self._table.index_select(0, rows_K), new_K.unsqueeze(1))

@@ -102,6 +102,8 @@ class TrainStep:
         """
         if not self.model.training:
             self.model.train()
+        if self.average is not None:
+            self.average.before_forward()
         batch = self.model.prepare(batch)
         reads: list[_Read] = []
         pooled = self._embed(batch, reads)

@@ -12,6 +12,7 @@ from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.metrics import MetricValues
 from tailrank.models import RankingModel, build_model
 from tailrank.models.dlrm import DLRMConfig
+from tailrank.models.mean_pooling import MeanPoolingConfig
 from tailrank.training.checkpoint import load_checkpoint
 from tailrank.training.config import TrainingConfig
 from tailrank.training.evaluation import evaluate
@@ -25,6 +26,10 @@ def small_model() -> RankingModel:
     return build_model(DLRMConfig(spec=DATASET.spec, bottom_mlp=(8, 16), top_mlp=(16, 1)), 3)
 
 
+def model_with_statistics() -> RankingModel:
+    return build_model(MeanPoolingConfig(spec=DATASET.spec, top_mlp=(8, 1), activation="dice"), 3)
+
+
 def weights_of(model: RankingModel) -> list[Tensor]:
     return [value.clone() for value in model.state_dict().values()]
 
@@ -36,11 +41,12 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("asked_at", [set(), {1}, {4, 5, 13}])
+@pytest.mark.parametrize("make_model", [small_model, model_with_statistics])
 def test_it_is_the_mean_of_the_weights_after_each_step(
-    fraction: float, asked_at: set, monkeypatch
+    fraction: float, asked_at: set, make_model, monkeypatch
 ) -> None:
     monkeypatch.setattr("tailrank.training.averaging._BLOCK_ROWS", 999)
-    model = small_model()
+    model = make_model()
     step = TrainStep(model, TrainingConfig(lr=0.1, average_fraction=fraction))
     after = []
     for number, (batch, labels) in enumerate(islice(DATASET.batches(("train",), 64), 20), 1):
