@@ -70,7 +70,7 @@ def numpy_logit(model: RankingModel, batch: FeatureBatch, row: int) -> float:
     tables["history"] = tables["item"] = tables["items"]
     user, bags = int(batch.item_to_user_B[row]), bags_of(batch, row)
     age, price = batch.user.dense_RN[user].numpy(), batch.item.dense_RN[row].numpy()
-    wide = state["bias"] + age @ state["wide_user_M"] + price @ state["wide_item_M"]
+    wide = state["bias_T"] + age @ state["wide_user_MT"] + price @ state["wide_item_MT"]
     for name, ids in bags.items():
         wide += sum(tables[name][i][0] for i in ids)
     for cross in CROSSES:
@@ -84,7 +84,7 @@ def numpy_logit(model: RankingModel, batch: FeatureBatch, row: int) -> float:
     hidden = np.hstack(first) @ np.concatenate(inputs) + state["deep.item.0.bias"]
     hidden = state["deep.rest.0.weight"] @ np.maximum(hidden, 0) + state["deep.rest.0.bias"]
     deep = state["deep.rest.2.weight"] @ np.maximum(hidden, 0) + state["deep.rest.2.bias"]
-    return float(wide + deep[0])
+    return float((wide + deep).item())
 
 
 def test_forward_equals_the_numpy_statement() -> None:

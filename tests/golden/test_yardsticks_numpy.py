@@ -118,8 +118,15 @@ def test_a_step_follows_the_finite_differences(architecture: str) -> None:
     assert_step_follows_differences(perturbed(architecture).double(), batch)
 
 
-def assert_step_follows_differences(model: RankingModel, batch: FeatureBatch) -> None:
-    labels = Labels(values_BT=torch.tensor([[1.0], [0.0], [0.0], [1.0], [0.0]]).double())
+LABELS = Labels(values_BT=torch.tensor([[1.0], [0.0], [0.0], [1.0], [0.0]]).double())
+
+
+def assert_step_follows_differences(
+    model: RankingModel,
+    batch: FeatureBatch,
+    labels: Labels = LABELS,
+    task_weights: tuple[float, ...] | None = None,
+) -> None:
     weights = [*model.dense_parameters(), model.tables.weight_VD]
     expected = []
     with torch.no_grad():
@@ -129,12 +136,18 @@ def assert_step_follows_differences(model: RankingModel, batch: FeatureBatch) ->
                 value, losses = float(weight[index]), []
                 for side in (1e-6, -1e-6):
                     weight[index] = value + side
-                    losses.append(float(loss_of(model(batch), labels)))
+                    losses.append(float(loss_of(model(batch), labels, task_weights)))
                 weight[index] = value
                 slope[index] = (losses[0] - losses[1]) / 2e-6
             expected.append(slope)
     before = [weight.detach().clone() for weight in weights]
-    settings = TrainingConfig(lr=1.0, table_lr=1.0, dense_optimizer="sgd", table_optimizer="sgd")
+    settings = TrainingConfig(
+        lr=1.0,
+        table_lr=1.0,
+        dense_optimizer="sgd",
+        table_optimizer="sgd",
+        task_weights=task_weights,
+    )
     TrainStep(model, settings)(batch, labels)
     for weight, old, slope in zip(weights, before, expected, strict=True):
         assert slope.abs().max() > 1e-3

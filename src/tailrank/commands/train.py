@@ -81,7 +81,8 @@ def train(
     Example: tailrank train dlrm --data criteo:train.tsv --out runs/criteo --dry-run
 
     Args:
-        model: Architecture: dlrm, factorization_machine, logistic_regression, wide_and_deep, or
+        model: Architecture: dlrm, factorization_machine, logistic_regression, wide_and_deep,
+            mt_wide_and_deep (of one task or several: see --tasks), or
             matrix_factorization (of one user and one item feature: see --features).
         data: criteo:PATH (TSV as published, or .gz), adult:FOLDER, movielens:FOLDER,
             amazon:FOLDER/CATEGORY, table:FILE (Parquet or CSV, with --schema), or

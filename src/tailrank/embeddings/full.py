@@ -182,13 +182,14 @@ class EmbeddingTables(nn.Module):
                 drawn_VD.uniform_(-bound, bound, generator=generator)
                 write_rows(drawn_VD, row_format, block_VK)
 
-    def reset_factors(self, generator: torch.Generator) -> None:
-        """Draw anew, in place, for a model that keeps a bias or linear weight in column 0.
+    def reset_factors(self, generator: torch.Generator, num_linear: int = 1) -> None:
+        """Draw anew, in place, for a model that keeps biases or linear weights in first columns.
 
-        That column starts at zero, the factors in the others at N(0, `FACTOR_STD`).
+        Those columns, `num_linear` of them, start at zero, the factors in the others at
+        N(0, `FACTOR_STD`).
         """
-        self.weight_VD[:, 0] = 0.0
-        self.weight_VD[:, 1:].normal_(0.0, FACTOR_STD, generator=generator)
+        self.weight_VD[:, :num_linear] = 0.0
+        self.weight_VD[:, num_linear:].normal_(0.0, FACTOR_STD, generator=generator)
 
     def merged(self, batch: FeatureBatch) -> FeatureBatch:
         """The batch with its ids as rows of the merged weight; raises as `merged_ids`."""

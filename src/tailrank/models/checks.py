@@ -19,16 +19,17 @@ def check_bags(spec: FeatureSpec) -> None:
         raise ConfigError("features", names, "one or more of categories: these are all dense")
 
 
-def check_factors(spec: FeatureSpec) -> None:
-    """Refuse tables without room for a linear weight, column 0, and a vector beside it.
+def check_factors(spec: FeatureSpec, num_linear: int = 1) -> None:
+    """Refuse tables without room for linear weights, the first columns, and a vector beside them.
 
     Raises:
-        ConfigError: all features are dense, or a table has one column.
+        ConfigError: all features are dense, or a table has no column for a vector.
     """
     check_bags(spec)
     for table in spec.tables:
-        if table.embedding_dim < 2:
-            allowed = "at least 2: a linear weight and one factor"
+        if table.embedding_dim <= num_linear:
+            weights = "a linear weight" if num_linear == 1 else f"{num_linear} linear weights"
+            allowed = f"at least {num_linear + 1}: {weights} and one factor"
             raise ConfigError("embedding_dim", table.embedding_dim, allowed)
 
 

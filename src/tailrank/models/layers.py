@@ -127,12 +127,17 @@ def _linear(weight_MN: Tensor, bias_M: nn.Parameter | None) -> nn.Linear:
 
 def linear_part(pooled_RFD: Tensor, dense_RM: Tensor, weight_M: Tensor) -> Tensor:
     """What a side adds to a linear model whose weight of an id is column 0 of its row: (R,)."""
-    return pooled_RFD[:, :, 0].sum(1) + dense_RM @ weight_M
+    return linear_parts(pooled_RFD, dense_RM, weight_M.unsqueeze(1)).squeeze(1)
 
 
-def factors_and_dense(pooled_RFD: Tensor, dense_RM: Tensor) -> Tensor:
-    """What a side gives an MLP, side by side: the vectors behind column 0, then dense features."""
-    return torch.cat([pooled_RFD[:, :, 1:].flatten(1), dense_RM], dim=1)
+def linear_parts(pooled_RFD: Tensor, dense_RM: Tensor, weight_MT: Tensor) -> Tensor:
+    """The same of T linear models, whose weights of an id are the first T columns: (R, T)."""
+    return pooled_RFD[:, :, : weight_MT.shape[1]].sum(1) + dense_RM @ weight_MT
+
+
+def factors_and_dense(pooled_RFD: Tensor, dense_RM: Tensor, num_linear: int = 1) -> Tensor:
+    """What a side gives an MLP: the vectors behind the linear weights, then dense features."""
+    return torch.cat([pooled_RFD[:, :, num_linear:].flatten(1), dense_RM], dim=1)
 
 
 def expand_users(rows_U: Tensor, item_to_user_B: Tensor) -> Tensor:

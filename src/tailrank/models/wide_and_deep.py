@@ -5,7 +5,8 @@ Deviations: both parts are trained by the trainer's optimisers, not by FTRL and 
 features are in the wide part too; user features are looked up, and enter the first layer, once per
 user.
 
-Legend: U user rows, B item rows, M dense width of a side, N inputs of a side, T tasks (1).
+Legend: U user rows, B item rows, M dense width of a side, N inputs of a side, T tasks (1, but for
+models that share what is here).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from tailrank.embeddings import Pooled
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec
 from tailrank.models.checks import check_factors, check_item_side, check_widths
 from tailrank.models.crosses import Crosses
-from tailrank.models.layers import SidedMlp, expand_users, factors_and_dense, linear_part
+from tailrank.models.layers import SidedMlp, expand_users, factors_and_dense, linear_parts
 from tailrank.models.ranking_model import ModelConfig, RankingModel
 
 
-class _WithCrosses(ModelConfig, Protocol):
+class WithCrosses(ModelConfig, Protocol):
     """A config whose model has a wide part."""
 
     @property
@@ -78,28 +79,34 @@ class WideAndDeepConfig:
 class WideAndDeepInputs(RankingModel):
     """What goes before the deep layers: crosses, the wide part, the inputs of the deep one.
 
-    Weights of the wide part start at zero, embeddings near it.
+    Weights of the wide part start at zero, embeddings near it. Every task has a wide part of its
+    own: its weights are the first T columns of the tables.
 
     Args:
         config: sizes; its `crosses` and `cross_rows` are read here.
         generator: draws the embeddings; None leaves the tables unset, for weights about to be
             loaded.
+        num_tasks: T.
 
     Attributes:
         deep_widths: inputs of the deep part that are the user's, and the item's.
     """
 
-    def __init__(self, config: _WithCrosses, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, config: WithCrosses, generator: torch.Generator | None, num_tasks: int = 1
+    ) -> None:
         crosses = Crosses(config.spec, config.crosses, config.cross_rows)
         super().__init__(config, None, spec=crosses.spec)  # the tables are drawn in another way
-        self._crosses = crosses
+        self._crosses, self.num_tasks = crosses, num_tasks
         if generator is not None:
-            self.tables.reset_factors(generator)
-        self.bias = nn.Parameter(torch.zeros(()))
+            self.tables.reset_factors(generator, num_tasks)
+        self.bias_T = nn.Parameter(torch.zeros(num_tasks))
         dense_width = [config.spec.dense_width(side) for side in SIDES]
-        self.wide_user_M, self.wide_item_M = (nn.Parameter(torch.zeros(m)) for m in dense_width)
+        self.wide_user_MT, self.wide_item_MT = (
+            nn.Parameter(torch.zeros(width, num_tasks)) for width in dense_width
+        )
         self._num_sparse = [len(config.spec.sparse(side)) for side in SIDES]
-        factors = self.tables.embedding_dim - 1
+        factors = self.tables.embedding_dim - num_tasks
         num_user, num_item = self._num_sparse
         self.deep_widths = (
             dense_width[0] + num_user * factors,
@@ -111,17 +118,18 @@ class WideAndDeepInputs(RankingModel):
         return self._crosses(batch)
 
     def wide(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
-        """What the wide part adds to the logit, (B,)."""
-        user_U = linear_part(pooled.user_UFD, batch.user.dense_RN, self.wide_user_M)
-        item_B = linear_part(pooled.item_BFD, batch.item.dense_RN, self.wide_item_M)
-        return self.bias + expand_users(user_U, batch.item_to_user_B) + item_B
+        """What the wide parts add to the logits, (B, T)."""
+        user_UT = linear_parts(pooled.user_UFD, batch.user.dense_RN, self.wide_user_MT)
+        item_BT = linear_parts(pooled.item_BFD, batch.item.dense_RN, self.wide_item_MT)
+        return self.bias_T + expand_users(user_UT, batch.item_to_user_B) + item_BT
 
     def deep_inputs(self, batch: FeatureBatch, pooled: Pooled) -> tuple[Tensor, Tensor]:
         """Inputs of the deep part, (U, N) and (B, N): those of a side without its crosses."""
         num_user, num_item = self._num_sparse  # crosses come behind a side's own features
+        user_UFD, item_BFD = pooled.user_UFD[:, :num_user], pooled.item_BFD[:, :num_item]
         return (
-            factors_and_dense(pooled.user_UFD[:, :num_user], batch.user.dense_RN),
-            factors_and_dense(pooled.item_BFD[:, :num_item], batch.item.dense_RN),
+            factors_and_dense(user_UFD, batch.user.dense_RN, self.num_tasks),
+            factors_and_dense(item_BFD, batch.item.dense_RN, self.num_tasks),
         )
 
 
@@ -140,4 +148,4 @@ class WideAndDeep(WideAndDeepInputs):
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) of a prepared batch from its pooled embeddings; what autograd sees."""
         deep_B1: Tensor = self.deep(*self.deep_inputs(batch, pooled), batch.item_to_user_B)
-        return self.wide(batch, pooled).unsqueeze(1) + deep_B1
+        return self.wide(batch, pooled) + deep_B1
