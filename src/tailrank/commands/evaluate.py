@@ -35,8 +35,8 @@ def evaluate(
 
     Args:
         artifact: Folder of a trained model.
-        data: criteo:PATH, adult:FOLDER, movielens:FOLDER, amazon:FOLDER/CATEGORY, table:FILE, or
-            synthetic:rows=N,seed=N.
+        data: criteo:PATH, adult:FOLDER, movielens:FOLDER, ncf:FOLDER, amazon:FOLDER/CATEGORY,
+            table:FILE, or synthetic:rows=N,seed=N.
         split: Which part of the data, in time order; all is for rows that the model never saw.
         report: File for a page with charts, as in quality.html.
         quiet: Say nothing but errors and what explains an exit code.

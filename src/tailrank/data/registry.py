@@ -18,18 +18,19 @@ from tailrank.data.amazon import AmazonConfig, AmazonDataset
 from tailrank.data.criteo import VOCABULARY_FILE, CriteoConfig, CriteoDataset
 from tailrank.data.dataset import Dataset, ReadingProgress
 from tailrank.data.movielens import MovieLensConfig, MovieLensDataset
+from tailrank.data.ncf import NCFDataConfig, NCFDataset
 from tailrank.data.schema import load_schema
 from tailrank.data.selection import select_features, select_tasks
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.data.table import TableConfig, TableDataset, load_fitted
 from tailrank.data.vocabulary import Vocabulary
 
-KINDS = ("criteo", "adult", "movielens", "amazon", "table", "synthetic")
+KINDS = ("criteo", "adult", "movielens", "ncf", "amazon", "table", "synthetic")
 _FORMS = (
-    "criteo:PATH, adult:FOLDER, movielens:FOLDER, amazon:FOLDER/CATEGORY, table:FILE or "
+    "criteo:PATH, adult:FOLDER, movielens:FOLDER, ncf:FOLDER, amazon:FOLDER/CATEGORY, table:FILE or "
     "synthetic:rows=N,seed=N,…"
 )
-_WITH_NEGATIVES = ("amazon",)
+_WITH_NEGATIVES = ("ncf", "amazon")
 _WITH_RARE_VALUES = ("criteo", "adult", "table")
 
 
@@ -107,8 +108,9 @@ def open_dataset(
     """The data set that `text` names.
 
     Args:
-        text: `criteo:PATH`, `adult:FOLDER`, `movielens:FOLDER`, `amazon:FOLDER/CATEGORY`,
-            `table:FILE` or `synthetic:rows=200000,seed=1` (fields of `SyntheticConfig`).
+        text: `criteo:PATH`, `adult:FOLDER`, `movielens:FOLDER`, `ncf:FOLDER` (or FOLDER/PREFIX),
+            `amazon:FOLDER/CATEGORY`, `table:FILE` or `synthetic:rows=200000,seed=1` (fields of
+            `SyntheticConfig`).
         settings: how rows become features.
         fitted: folder of a trained model, whose vocabulary is then used; None: fit one.
         schema: what the columns of a table mean; for data that needs to be told.
@@ -159,6 +161,14 @@ def _open(
     if name.kind == "movielens":
         return MovieLensDataset(
             MovieLensConfig(path=Path(name.rest), embedding_dim=settings.embedding_dim)
+        )
+    if name.kind == "ncf":
+        return NCFDataset(
+            NCFDataConfig(
+                path=Path(name.rest),
+                embedding_dim=settings.embedding_dim,
+                num_negatives=settings.num_negatives,
+            )
         )
     if name.kind == "amazon":
         return AmazonDataset(
