@@ -64,6 +64,9 @@ MODELS = {
         {"bottom_mlp": (16,), "top_mlp": (8,), "crosses": CROSSES[:1]},
         9,
     ),
+    "ncf-gmf": ("ncf", {"variant": "gmf"}, 8),
+    "ncf-mlp": ("ncf", {"variant": "mlp"}, 8),
+    "ncf-neumf": ("ncf", {"tower": (24, 16)}, 9),
 }
 # Models without linear layers have no backend to choose.
 WITHOUT_LAYERS = {"logistic_regression", "matrix_factorization", "factorization_machine"}
@@ -71,7 +74,8 @@ WITHOUT_LAYERS = {"logistic_regression", "matrix_factorization", "factorization_
 # meet every format in tests/unit/embeddings/test_sequences.py.
 OF_SEQUENCES = {"din-dice", "din-prelu"}
 SEQUENCE_PRECISIONS = ("fp32", "rows=int8,dense=bf16", "int8")
-NEED_BOTH_SIDES = {"matrix_factorization"} | OF_SEQUENCES
+OF_TWO_BAGS = {"matrix_factorization", "ncf-gmf", "ncf-mlp", "ncf-neumf"}
+NEED_BOTH_SIDES = OF_TWO_BAGS | OF_SEQUENCES
 VARIANTS = [
     (name, user_side)
     for name in MODELS
@@ -154,7 +158,7 @@ def make_spec(model: str, user_side: bool = True) -> FeatureSpec:
     country = Feature(name="country", side=side, kind="bag", table="country")
     item = Feature(name="item", side="item", kind="bag", table="items")
     kind = "sequence" if "history" in sequences_of(model) else "bag"
-    if model == "matrix_factorization":  # one bag on each side is all that it takes
+    if model in OF_TWO_BAGS:  # one bag on each side is all that it takes
         return FeatureSpec(features=(country, item), tables=tables[:2])
     return FeatureSpec(
         features=(

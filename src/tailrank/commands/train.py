@@ -82,9 +82,9 @@ def train(
 
     Args:
         model: Architecture: dlrm, factorization_machine, logistic_regression, wide_and_deep,
-            mt_wide_and_deep (of one task or several: see --tasks), or
-            matrix_factorization (of one user and one item feature: see --features).
-        data: criteo:PATH (TSV as published, or .gz), adult:FOLDER, movielens:FOLDER,
+            mt_wide_and_deep (of one task or several: see --tasks), or, for one user and one item
+            feature (see --features), matrix_factorization or ncf.
+        data: criteo:PATH (TSV as published, or .gz), adult:FOLDER, movielens:FOLDER, ncf:FOLDER,
             amazon:FOLDER/CATEGORY, table:FILE (Parquet or CSV, with --schema), or
             synthetic:rows=N,seed=N.
         out: Folder for the model and result.json; it appears when everything is done.
@@ -108,7 +108,8 @@ def train(
         select_by: Validation metric that chooses the weights to keep (logloss).
         patience: Evaluations without a better value of it before training stops (3).
         embedding_dim: Columns of every table (16); 1 for logistic_regression, and one more than the
-            factors for matrix_factorization and factorization_machine.
+            factors for matrix_factorization and factorization_machine; of ncf three times the
+            factors, two for its variant mlp, one for gmf.
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.

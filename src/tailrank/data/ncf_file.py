@@ -89,8 +89,8 @@ def read_ncf(path: Path) -> NCFRows:
     known_L = _among(met, test_user_Q[row_L] * num_items + negative_L)
     if known_L.any():
         place = int(np.argmax(known_L))
-        line, item = int(row_L[place]) + 1, int(negative_L[place])
-        raise DataError(negative, reason, line, column="item", value=item)
+        line, value = int(row_L[place]) + 1, int(negative_L[place])
+        raise DataError(negative, reason, line, column="item", value=value)
     own_L = negative_L == test_item_Q[row_L]
     return NCFRows(
         user_B=user_B,
@@ -196,7 +196,8 @@ def _repeated(key_B: Ints) -> NDArray[np.bool_]:
 def _among(rising: Ints, key_L: Ints) -> NDArray[np.bool_]:
     """Whether each key is one of those that rise."""
     place_L = np.minimum(np.searchsorted(rising, key_L), len(rising) - 1)
-    return rising[place_L] == key_L
+    found_L: NDArray[np.bool_] = rising[place_L] == key_L
+    return found_L
 
 
 def _refuse(file: Path, column: str, value_B: Ints, bad_B: NDArray[np.bool_], reason: str) -> None:

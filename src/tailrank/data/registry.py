@@ -27,8 +27,8 @@ from tailrank.data.vocabulary import Vocabulary
 
 KINDS = ("criteo", "adult", "movielens", "ncf", "amazon", "table", "synthetic")
 _FORMS = (
-    "criteo:PATH, adult:FOLDER, movielens:FOLDER, ncf:FOLDER, amazon:FOLDER/CATEGORY, table:FILE or "
-    "synthetic:rows=N,seed=N,…"
+    "criteo:PATH, adult:FOLDER, movielens:FOLDER, ncf:FOLDER, amazon:FOLDER/CATEGORY, table:FILE "
+    "or synthetic:rows=N,seed=N,…"
 )
 _WITH_NEGATIVES = ("ncf", "amazon")
 _WITH_RARE_VALUES = ("criteo", "adult", "table")

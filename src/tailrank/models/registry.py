@@ -21,6 +21,7 @@ from tailrank.models.logistic_regression import LogisticRegression, LogisticRegr
 from tailrank.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from tailrank.models.mean_pooling import MeanPooling, MeanPoolingConfig
 from tailrank.models.mt_wide_and_deep import MultiTaskWideAndDeep, MultiTaskWideAndDeepConfig
+from tailrank.models.ncf import NCF, NCFConfig
 from tailrank.models.ranking_model import ModelConfig, RankingModel
 from tailrank.models.sizes import read_size, size_types
 from tailrank.models.wide_and_deep import WideAndDeep, WideAndDeepConfig
@@ -39,6 +40,7 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     "factorization_machine": _Architecture(FactorizationMachineConfig, FactorizationMachine),
     "wide_and_deep": _Architecture(WideAndDeepConfig, WideAndDeep),
     "mt_wide_and_deep": _Architecture(MultiTaskWideAndDeepConfig, MultiTaskWideAndDeep),
+    "ncf": _Architecture(NCFConfig, NCF),
     "dlrm": _Architecture(DLRMConfig, DLRM),
     "mean_pooling": _Architecture(MeanPoolingConfig, MeanPooling),
     "din": _Architecture(DINConfig, DIN),

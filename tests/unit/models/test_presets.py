@@ -1,5 +1,7 @@
 """Presets against the sizes that the literature gives them (gathered bytes per item in fp32)."""
 
+from importlib.resources import files
+
 import pytest
 
 from tailrank.core.errors import ConfigError, RequestError
@@ -9,19 +11,39 @@ from tailrank.models.presets import load_preset, preset_names
 
 @pytest.mark.parametrize(
     ("name", "table_gb", "gathered_kb_per_item"),
-    [("dlrm-rmc1", 4.10, 81.9), ("dlrm-rmc2", 4.10, 983), ("dlrm-rmc3", 2.56, 25.6)],
+    [
+        ("dlrm-rmc1", 4.10, 81.9),
+        ("dlrm-rmc2", 4.10, 983),
+        ("dlrm-rmc3", 2.56, 25.6),
+        ("ncf", 0.09, 1.0),
+    ],
 )
 def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> None:
     spec = load_preset(name).spec
     assert spec.table_bytes / 1e9 == pytest.approx(table_gb, abs=0.01)
-    gathered = spec.ids_per_row("item") * 4 * spec.tables[0].embedding_dim
-    assert gathered / 1e3 == pytest.approx(gathered_kb_per_item, rel=0.01)
+    ids = spec.ids_per_row("user") + spec.ids_per_row("item")
+    gathered = ids * 4 * spec.tables[0].embedding_dim
+    assert gathered / 1e3 == pytest.approx(gathered_kb_per_item, rel=0.03)
 
 
 def test_every_preset_loads_and_cites() -> None:
-    assert preset_names() == ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3"]
+    assert preset_names() == ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf"]
+    folder = files("tailrank.models.presets")
     for name in preset_names():
-        assert not load_preset(name, scale=0.001).spec.sparse("user")
+        config = load_preset(name, scale=0.001)
+        assert bool(config.spec.sparse("user")) == (name == "ncf")
+        assert "# Source: " in folder.joinpath(f"{name}.toml").read_text("utf-8")
+
+
+def test_a_preset_is_the_model_that_its_file_describes() -> None:
+    dlrm, ncf = load_preset("dlrm-rmc1"), load_preset("ncf")
+    assert (dlrm.bottom_mlp, dlrm.top_mlp, dlrm.interaction) == ((64, 32), (256, 64, 1), "cat")
+    assert dlrm.num_dense == 128
+    assert [table.num_embeddings for table in dlrm.spec.tables] == [4_000_000] * 8
+    assert [feature.table for feature in dlrm.spec.sparse("item")] == [
+        f"table_{number}" for number in range(8)
+    ]
+    assert (ncf.factors, ncf.mlp_width, ncf.tower) == (64, 64, (256, 256, 128, 64, 64))
 
 
 def test_scale_multiplies_rows_and_user_tables_move_sides() -> None:
@@ -38,6 +60,7 @@ def test_scale_multiplies_rows_and_user_tables_move_sides() -> None:
         ({"name": "dlrm-rmc1", "scale": 0.0}, "--scale"),
         ({"name": "dlrm-rmc1", "scale": float("nan")}, "--scale"),
         ({"name": "dlrm-rmc1", "user_tables": 9}, "--user-tables"),
+        ({"name": "ncf", "user_tables": 2}, "features"),
     ],
 )
 def test_what_no_preset_can_be_is_refused(arguments, field: str) -> None:
