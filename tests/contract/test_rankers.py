@@ -55,6 +55,8 @@ MODELS = {
     "logistic_regression": ("logistic_regression", {}, 1),
     "matrix_factorization": ("matrix_factorization", {}, 9),
     "factorization_machine": ("factorization_machine", {}, 9),
+    "deepfm": ("deepfm", {"top_mlp": (16,)}, 9),
+    "dcn_v2": ("dcn_v2", {"top_mlp": (16,), "rank": 3, "structure": "parallel"}, 8),
     "wide_and_deep": ("wide_and_deep", {"top_mlp": (16,), "crosses": CROSSES, "cross_rows": 50}, 9),
     "mean_pooling": ("mean_pooling", {"top_mlp": (16,), "activation": "relu"}, 8),
     "din-dice": ("din", {"attention_mlp": (16, 8), "top_mlp": (16,), "activation": "dice"}, 8),

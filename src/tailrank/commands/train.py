@@ -81,9 +81,10 @@ def train(
     Example: tailrank train dlrm --data criteo:train.tsv --out runs/criteo --dry-run
 
     Args:
-        model: Architecture: dlrm, factorization_machine, logistic_regression, wide_and_deep,
-            mt_wide_and_deep (of one task or several: see --tasks), or, for one user and one item
-            feature (see --features), matrix_factorization or ncf.
+        model: Architecture: dlrm, wide_and_deep, deepfm, dcn_v2, din, mean_pooling,
+            factorization_machine, logistic_regression, mt_wide_and_deep (of one task or several:
+            see --tasks), or, for one user and one item feature (see --features),
+            matrix_factorization or ncf.
         data: criteo:PATH (TSV as published, or .gz), adult:FOLDER, movielens:FOLDER, ncf:FOLDER,
             amazon:FOLDER/CATEGORY, table:FILE (Parquet or CSV, with --schema), or
             synthetic:rows=N,seed=N.

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from tailrank.features import SIDES, FeatureSpec
 from tailrank.models.activations import Activation, activation
 
 
@@ -138,6 +139,12 @@ def linear_parts(pooled_RFD: Tensor, dense_RM: Tensor, weight_MT: Tensor) -> Ten
 def factors_and_dense(pooled_RFD: Tensor, dense_RM: Tensor, num_linear: int = 1) -> Tensor:
     """What a side gives an MLP: the vectors behind the linear weights, then dense features."""
     return torch.cat([pooled_RFD[:, :, num_linear:].flatten(1), dense_RM], dim=1)
+
+
+def side_widths(spec: FeatureSpec, vector_width: int) -> tuple[int, int]:
+    """Width of all vectors and dense features of the user, and of the item."""
+    user, item = (len(spec.sparse(side)) * vector_width + spec.dense_width(side) for side in SIDES)
+    return user, item
 
 
 def expand_users(rows_U: Tensor, item_to_user_B: Tensor) -> Tensor:

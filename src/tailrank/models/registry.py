@@ -14,6 +14,8 @@ import torch
 
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.features import FeatureSpec
+from tailrank.models.dcn_v2 import DCNv2, DCNv2Config
+from tailrank.models.deepfm import DeepFM, DeepFMConfig
 from tailrank.models.din import DIN, DINConfig
 from tailrank.models.dlrm import DLRM, DLRMConfig
 from tailrank.models.factorization_machine import FactorizationMachine, FactorizationMachineConfig
@@ -41,6 +43,8 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     "wide_and_deep": _Architecture(WideAndDeepConfig, WideAndDeep),
     "mt_wide_and_deep": _Architecture(MultiTaskWideAndDeepConfig, MultiTaskWideAndDeep),
     "ncf": _Architecture(NCFConfig, NCF),
+    "deepfm": _Architecture(DeepFMConfig, DeepFM),
+    "dcn_v2": _Architecture(DCNv2Config, DCNv2),
     "dlrm": _Architecture(DLRMConfig, DLRM),
     "mean_pooling": _Architecture(MeanPoolingConfig, MeanPooling),
     "din": _Architecture(DINConfig, DIN),
