@@ -61,6 +61,7 @@ MODELS = {
     "mean_pooling": ("mean_pooling", {"top_mlp": (16,), "activation": "relu"}, 8),
     "din-dice": ("din", {"attention_mlp": (16, 8), "top_mlp": (16,), "activation": "dice"}, 8),
     "din-prelu": ("din", {"attention_mlp": (16,), "top_mlp": (16,), "activation": "prelu"}, 8),
+    "dien": ("dien", {"top_mlp": (16,), "activation": "dice"}, 8),
     "mt_wide_and_deep": (
         "mt_wide_and_deep",
         {"bottom_mlp": (16,), "top_mlp": (8,), "crosses": CROSSES[:1]},
@@ -74,7 +75,7 @@ MODELS = {
 WITHOUT_LAYERS = {"logistic_regression", "matrix_factorization", "factorization_machine"}
 # Models that read sequences of the user's side row by row; the cuda ranker refuses them. Their rows
 # meet every format in tests/unit/embeddings/test_sequences.py.
-OF_SEQUENCES = {"din-dice", "din-prelu"}
+OF_SEQUENCES = {"din-dice", "din-prelu", "dien"}
 SEQUENCE_PRECISIONS = ("fp32", "rows=int8,dense=bf16", "int8")
 OF_TWO_BAGS = {"matrix_factorization", "ncf-gmf", "ncf-mlp", "ncf-neumf"}
 NEED_BOTH_SIDES = OF_TWO_BAGS | OF_SEQUENCES

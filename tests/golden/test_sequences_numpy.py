@@ -36,6 +36,8 @@ CASES = {
     "mean_pooling": ("mean_pooling", {"top_mlp": (5,), "activation": "dice"}),
     "din-dice": ("din", {"attention_mlp": (5, 4), "top_mlp": (6, 5), "activation": "dice"}),
     "din-prelu": ("din", {"attention_mlp": (4,), "top_mlp": (6,), "activation": "prelu"}),
+    "dien": ("dien", {"top_mlp": (5,), "activation": "dice", "auxiliary": 0.7}),
+    "dien-narrow": ("dien", {"hidden": 2, "top_mlp": (5,), "activation": "prelu", "auxiliary": 0}),
 }
 # Logits of seed 7, moved as `moved` does. They pin the initial weights too: whoever changes those
 # changes what every published seed means.
@@ -43,6 +45,8 @@ GOLDEN_LOGITS = {
     "mean_pooling": [0.248546, -0.371365, 0.841482, 2.781273, 0.688465, 2.808651, 2.610122],
     "din-dice": [0.16063, 0.292686, -0.311629, 0.848998, 0.301391, 0.630552, 0.824098],
     "din-prelu": [-1.000698, -3.895757, -0.680529, -0.458053, -1.232415, -0.965485, -0.271361],
+    "dien": [2.624209, 2.470423, 2.486607, 2.177732, 2.086209, 2.368423, 2.372731],
+    "dien-narrow": [-0.185451, -0.13087, 0.262909, -0.230421, -0.559836, -0.031274, -0.170146],
 }
 
 
@@ -76,6 +80,10 @@ def moved(case: str) -> RankingModel:
     return model
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
 class Statement:
     """The papers' formulas in float64, user by user and behaviour by behaviour."""
 
@@ -101,7 +109,7 @@ class Statement:
         )
 
     def activation(self, name: str, s: np.ndarray) -> np.ndarray:
-        """Equations 2 (PReLU) and 3 (Dice) of the DIN paper."""
+        """PReLU and Dice, section 5.2 of the DIN paper."""
         if f"{name}.weight" in self.state:
             return np.where(s > 0, s, self.state[f"{name}.weight"] * s)
         alpha, mean, variance = (
@@ -109,7 +117,7 @@ class Statement:
         )
         if self.training:
             mean, variance = s.mean(axis=0), ((s - s.mean(axis=0)) ** 2).mean(axis=0)
-        p = 1 / (1 + np.exp(-(s - mean) / np.sqrt(variance + 1e-8)))
+        p = sigmoid((s - mean) / np.sqrt(variance + 1e-8))
         return p * s + (1 - p) * alpha * s
 
     def stack(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -125,7 +133,7 @@ class Statement:
         return x
 
     def din_interests(self) -> np.ndarray:
-        """Equation 5: sum of a(e_j, v_A) e_j, the weights a not normalised."""
+        """Section 4.3: sum of a(e_j, v_A) e_j, the weights a not normalised."""
         pairs = [(i, e) for i, user in enumerate(USERS) for e in self.behaviours(user)]
         inputs = []
         for item, e in pairs:
@@ -138,8 +146,53 @@ class Statement:
             interests[item] += a * e
         return interests
 
+    def gated(self, name: str, x: np.ndarray, h: np.ndarray, a: float = 1.0) -> np.ndarray:
+        """The next state of a GRU, or with `a` of an AUGRU."""
+        weight, bias = (self.state[f"{name}.inputs.0.{part}"] for part in ("weight", "bias"))
+        width = len(h)
+        of_x, of_h = weight @ x + bias, self.state[f"{name}.recurrent.0.weight"] @ h
+        u, r = (sigmoid(of_x[k] + of_h[k]) for k in (slice(width), slice(width, 2 * width)))
+        candidate = np.tanh(of_x[2 * width :] + r * of_h[2 * width :])
+        return (1 - a * u) * h + a * u * candidate
+
+    def interest_states(self, user: int) -> list[np.ndarray]:
+        states = [np.zeros(self.config.hidden)]
+        for e in self.behaviours(user):
+            states.append(self.gated("extraction", e, states[-1]))
+        return states[1:]
+
+    def dien_interests(self) -> np.ndarray:
+        """A softmax of h_t W e_a over the states scales the updates of the AUGRU."""
+        interests = []
+        for item, user in enumerate(USERS):
+            states = self.interest_states(user)
+            wanted = self.state["attention.weight"] @ self.candidate(item)
+            shares = np.exp([h @ wanted for h in states])
+            final = np.zeros(self.config.hidden)
+            for h, share in zip(states, shares, strict=True):
+                final = self.gated("evolution", h, final, share / shares.sum())
+            interests.append(final)
+        return np.array(interests)
+
+    def auxiliary(self) -> float:
+        """Mean of -log s(h_t e_t+1) - log(1 - s(h_t e')), e' half a batch of behaviours away."""
+        places = [(user, t) for user in range(4) for t in range(len(CLICKS[user]))]
+        rows = [self.behaviours(user)[t] for user, t in places]
+        losses = []
+        for number, (user, t) in enumerate(places):
+            if t + 1 == len(CLICKS[user]):
+                continue
+            other = rows[(number + 1 + len(rows) // 2) % len(rows)]
+            if (other == rows[number + 1]).all():
+                continue
+            h = self.interest_states(user)[t]
+            losses.append(-np.log(sigmoid(h @ rows[number + 1])) - np.log(sigmoid(-h @ other)))
+        return float(np.mean(losses))
+
     def top_inputs(self) -> np.ndarray:
-        interests = self.din_interests() if self.case.startswith("din") else None
+        architecture = self.case.split("-")[0]
+        made = {"din": self.din_interests, "dien": self.dien_interests}
+        interests = made[architecture]() if architecture in made else None
         rows = []
         for item, user in enumerate(USERS):
             country = sum((self.row("countries", c) for c in COUNTRIES[user]), np.zeros(3))
@@ -170,6 +223,17 @@ def test_forward_equals_the_numpy_statement(case: str, training: bool) -> None:
         np.testing.assert_allclose(logits, GOLDEN_LOGITS[case], rtol=1e-5, atol=2e-6)
 
 
+def test_the_auxiliary_loss_equals_the_numpy_statement() -> None:
+    model, batch = moved("dien"), make_batch()
+    with torch.inference_mode():
+        found = model.score_and_auxiliary(batch, model.embed(batch))[1]
+        without = moved("dien-narrow").score_and_auxiliary(batch, model.embed(batch))[1]
+    assert without is None
+    expected = 0.7 * Statement("dien", model, True).auxiliary()
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert expected > 0.1
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_follows_the_finite_differences(case: str) -> None:
     model, batch = moved(case).double(), make_batch(torch.float64)
@@ -183,18 +247,16 @@ def test_a_step_follows_the_finite_differences(case: str) -> None:
     expected = []
     with torch.no_grad():
         for weight in weights:
-            slope = torch.zeros_like(weight)
-            for index in np.ndindex(*weight.shape):
+            indices = list(np.ndindex(*weight.shape))
+            for index in indices[:: 1 + len(indices) // 30]:  # all of most, a spread of large ones
                 value, losses = float(weight[index]), []
                 for move in (1e-6, -1e-6):
                     weight[index] = value + move
                     losses.append(loss())
                 weight[index] = value
-                slope[index] = (losses[0] - losses[1]) / 2e-6
-            expected.append(slope)
-    before = [weight.detach().clone() for weight in weights]
+                expected.append((weight, index, value, (losses[0] - losses[1]) / 2e-6))
     settings = TrainingConfig(lr=1.0, table_lr=1.0, dense_optimizer="sgd", table_optimizer="sgd")
     TrainStep(model, settings)(batch, labels)
-    assert sum(float(slope.abs().max()) > 1e-4 for slope in expected) >= len(expected) - 1
-    for weight, old, slope in zip(weights, before, expected, strict=True):
-        torch.testing.assert_close(old - weight.detach(), slope, rtol=1e-5, atol=1e-8)
+    assert sum(abs(slope) > 1e-6 for *_, slope in expected) > len(expected) / 2
+    for weight, index, value, slope in expected:
+        assert value - weight[index].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)

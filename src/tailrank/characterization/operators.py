@@ -20,6 +20,7 @@ from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.dense_layers import PackedMLP
 from tailrank.models import RankingModel
 from tailrank.models.din import AttentionUnit
+from tailrank.models.recurrent import GRU
 
 Operator = Literal["lookup", "dense", "attention", "recurrent"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -28,6 +29,7 @@ _OF_MODULE: dict[type[nn.Module], Operator] = {
     PackedMLP: "dense",
     nn.Linear: "dense",
     AttentionUnit: "attention",
+    GRU: "recurrent",
 }
 
 

@@ -11,7 +11,7 @@ from tailrank.core.errors import ConfigError
 
 Activation = Literal["relu", "prelu", "dice"]
 
-_EPS = 1e-8  # Zhou et al. 2018, equation 3
+_EPS = 1e-8  # Zhou et al. 2018, section 5.2
 _MOMENTUM = 0.01  # the authors' released code: 0.99 of the old statistics stay
 
 
@@ -25,7 +25,7 @@ class Dice(nn.Module):
     Args:
         width: M; each number of a row has its own alpha, at first 0, and statistics.
 
-    Source: Zhou et al., Deep Interest Network, KDD 2018 (arXiv 1706.06978), equation 3.
+    Source: Zhou et al., Deep Interest Network, KDD 2018 (arXiv 1706.06978), section 5.2.
     """
 
     mean_M: Tensor

@@ -16,6 +16,7 @@ from tailrank.core.errors import ConfigError, RequestError
 from tailrank.features import FeatureSpec
 from tailrank.models.dcn_v2 import DCNv2, DCNv2Config
 from tailrank.models.deepfm import DeepFM, DeepFMConfig
+from tailrank.models.dien import DIEN, DIENConfig
 from tailrank.models.din import DIN, DINConfig
 from tailrank.models.dlrm import DLRM, DLRMConfig
 from tailrank.models.factorization_machine import FactorizationMachine, FactorizationMachineConfig
@@ -48,6 +49,7 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     "dlrm": _Architecture(DLRMConfig, DLRM),
     "mean_pooling": _Architecture(MeanPoolingConfig, MeanPooling),
     "din": _Architecture(DINConfig, DIN),
+    "dien": _Architecture(DIENConfig, DIEN),
 }
 
 

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from tailrank.core.errors import ConfigError
-from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, TableSpec
+from tailrank.features import Feature, FeatureBatch, FeatureSpec, Labels, SideFeatures, TableSpec
 from tailrank.models import RankingModel, build_model
 from tailrank.models.activations import Dice
 from tailrank.models.din import DIN
+from tailrank.models.recurrent import GRU, time_order
 from tailrank.models.registry import config_for
+from tailrank.training.config import TrainingConfig
+from tailrank.training.step import TrainStep
 
 SPEC = FeatureSpec(
     features=(
@@ -81,11 +84,38 @@ def test_any_lengths_equal_the_same_histories_padded() -> None:
     assert (expected[[0, 5, 6, 7]] != 0).all()
 
 
+@pytest.mark.parametrize("architecture", ["din", "dien"])
 @pytest.mark.parametrize("lengths", [[0], [0, 0], [1], [300]])
-def test_short_and_long_histories_are_scored(lengths: list[int]) -> None:
-    batch = make_batch(lengths, [1] * len(lengths))
+def test_short_and_long_histories_are_scored_and_trained(
+    lengths: list[int], architecture: str
+) -> None:
+    model, batch = make_model(architecture), make_batch(lengths, [1] * len(lengths))
     with torch.inference_mode():
-        assert torch.isfinite(make_model("din")(batch)).all()
+        assert torch.isfinite(model(batch)).all()
+    labels = Labels(values_BT=torch.ones(len(lengths), 1))
+    TrainStep(model, TrainingConfig())(batch, labels)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_a_recurrence_takes_no_step_for_padding() -> None:
+    gru = GRU(3, 4, torch.Generator().manual_seed(2))
+    first_R, length_R = torch.tensor([0, 5, 5, 7, 0]), torch.tensor([5, 0, 2, 6, 3])
+    rows_LK = torch.randn(13, 3, generator=torch.Generator().manual_seed(4))
+    order = time_order(first_R, length_R)
+    scale_P = 0.1 + 0.9 * (order.place_P % 3) / 2
+    with torch.inference_mode():
+        states_PH, last_RH = gru(rows_LK, order, scale_P)
+        for row, (first, length) in enumerate(zip(first_R, length_R, strict=True)):
+            state_1H = torch.zeros(1, 4)
+            for place in range(first, first + length):
+                x_1G = gru.inputs(rows_LK[place : place + 1])
+                scale_11 = torch.tensor([[0.1 + 0.9 * (place % 3) / 2]])
+                state_1H = gru._step(x_1G, state_1H, scale_11)
+                here = (order.row_P == row) & (order.place_P == place)
+                torch.testing.assert_close(states_PH[here], state_1H)
+            torch.testing.assert_close(last_RH[row : row + 1], state_1H)
+    assert sum(order.sizes) == len(states_PH) == 16
+    assert order.sizes == [4, 4, 3, 2, 2, 1]
 
 
 def test_sequences_of_different_length_are_named() -> None:
@@ -112,6 +142,8 @@ def test_features_without_a_match_are_refused() -> None:
         ("din", "attention_mlp", ()),
         ("din", "attention_mlp", (4, 0)),
         ("din", "activation", "gelu"),
+        ("dien", "hidden", 5),
+        ("dien", "auxiliary", -0.1),
         ("mean_pooling", "activation", "gelu"),
         ("mean_pooling", "top_mlp", (-1,)),
     ],

@@ -1,0 +1,112 @@
+"""Recurrences over sequences of any length: a step of all rows that go on, no step for padding.
+
+Rows are put in the order of their lengths, and places in the order of time: those of one time lie
+side by side, and each step works on fewer rows than the one before, or as many.
+
+Legend: R rows, L places as they are given, P those of every row in the order of time, T times, K
+inputs, H hidden width, G = 3 H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tailrank.models.layers import linear
+
+
+class TimeOrder(NamedTuple):
+    """Places of all rows in the order of time; rows may share places.
+
+    Args:
+        row_P: the row of each place, int64.
+        place_P: which of the given places it is, int64.
+        longest_R: the rows, the longest first, int64.
+        sizes: how many rows have a place at each time.
+    """
+
+    row_P: Tensor
+    place_P: Tensor
+    longest_R: Tensor
+    sizes: list[int]
+
+
+def time_order(first_R: Tensor, length_R: Tensor) -> TimeOrder:
+    """The order of time of rows that begin at `first_R` and have `length_R` places each."""
+    longest_R = torch.argsort(length_R, descending=True, stable=True)
+    count_T = torch.bincount(length_R, minlength=1).flip(0).cumsum(0).flip(0)[1:]
+    time_P = torch.repeat_interleave(count_T)
+    begin_T = count_T.cumsum(0) - count_T
+    among_P = torch.arange(time_P.shape[0], device=time_P.device) - begin_T.index_select(0, time_P)
+    row_P = longest_R.index_select(0, among_P)
+    return TimeOrder(
+        row_P=row_P,
+        place_P=first_R.index_select(0, row_P) + time_P,
+        longest_R=longest_R,
+        sizes=count_T.tolist(),
+    )
+
+
+def inverse(order_P: Tensor) -> Tensor:
+    """The permutation that undoes this one."""
+    places_P = torch.arange(order_P.shape[0], device=order_P.device)
+    return torch.empty_like(order_P).scatter_(0, order_P, places_P)
+
+
+class GRU(nn.Module):
+    """A gated recurrent unit, whose update may be scaled place by place (AUGRU).
+
+    u = sigmoid(W_u x + U_u h + b_u); r = sigmoid(W_r x + U_r h + b_r);
+    c = tanh(W_c x + b_c + r * (U_c h)); h' = (1 - a u) h + a u c, from h = 0, with a = 1 in a GRU.
+
+    Args:
+        num_inputs: K.
+        hidden: H.
+        generator: draws the initial weights; None: zeros, for weights about to be loaded.
+
+    Source: Cho et al., arXiv 1406.1078; with a scaled update: Zhou et al., Deep Interest Evolution
+    Network, AAAI 2019 (arXiv 1809.03672), interest evolving layer.
+    """
+
+    def __init__(self, num_inputs: int, hidden: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.hidden = hidden
+        # Stacks of one layer, for rankers to replace.
+        self.inputs = nn.Sequential(linear(num_inputs, 3 * hidden, generator))
+        self.recurrent = nn.Sequential(linear(hidden, 3 * hidden, generator, bias=False))
+
+    def forward(
+        self, rows_LK: Tensor, order: TimeOrder, scale_P: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All states (P, H) in the order of time, and the last one of each row, (R, H).
+
+        Args:
+            rows_LK: the inputs of all places, each of which several rows may share.
+            order: which row reads which places, and when.
+            scale_P: the factors `a` of the updates; None: all 1.
+        """
+        x_PG = self.inputs(rows_LK).index_select(0, order.place_P)
+        scales: Sequence[Tensor | None] = [None] * len(order.sizes)
+        if scale_P is not None:
+            scales = torch.split(scale_P.unsqueeze(1), order.sizes)
+        state_RH = rows_LK.new_zeros(order.longest_R.shape[0], self.hidden)
+        states, ended = [state_RH[:0]], []
+        for x_RG, scale_R1 in zip(torch.split(x_PG, order.sizes), scales, strict=True):
+            ended.append(state_RH[x_RG.shape[0] :])
+            state_RH = self._step(x_RG, state_RH[: x_RG.shape[0]], scale_R1)
+            states.append(state_RH)
+        last_RH = torch.cat([state_RH, *reversed(ended)])
+        return torch.cat(states), last_RH.index_select(0, inverse(order.longest_R))
+
+    def _step(self, x_RG: Tensor, state_RH: Tensor, scale_R1: Tensor | None) -> Tensor:
+        """The next states of the rows that go on."""
+        width, of_state_RG = 2 * self.hidden, self.recurrent(state_RH)
+        gates = torch.sigmoid(x_RG[:, :width] + of_state_RG[:, :width])
+        update_RH, reset_RH = gates.chunk(2, dim=1)
+        candidate_RH = torch.tanh(x_RG[:, width:] + reset_RH * of_state_RG[:, width:])
+        if scale_R1 is not None:
+            update_RH = update_RH * scale_R1
+        return torch.lerp(state_RH, candidate_RH, update_RH)
