@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tailrank.core.errors import ConfigError
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
+from tailrank.kernels import huge_pages
 from tailrank.kernels.reference import pooled_lookup
 from tailrank.kernels.row_formats import format_of, write_rows
 
@@ -97,7 +98,7 @@ class EmbeddingTables(nn.Module):
         rows = [table.num_embeddings for table in spec.tables]
         firsts = [sum(rows[:index]) for index in range(len(rows))]
         self.first_row = dict(zip((table.name for table in spec.tables), firsts, strict=True))
-        weight_VD = torch.empty(sum(rows), self.embedding_dim)
+        weight_VD = huge_pages.empty(sum(rows), self.embedding_dim)
         self.weight_VD = nn.Parameter(weight_VD, requires_grad=False)
         if generator is not None:
             self.reset(generator)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tailrank.kernels import huge_pages
+
 RowRule = Literal["sgd", "rowwise_adagrad", "adagrad", "adam", "amsgrad"]
 
 ADAGRAD_EPS = 1e-10  # as torch.optim.Adagrad and the released DLRM code
@@ -104,8 +106,9 @@ def new_state(rule: RowRule, weight_VD: Tensor) -> dict[str, Tensor]:
     `num_steps`, where there is one, lies on the CPU: it enters the arithmetic as a number.
     """
     if rule == "rowwise_adagrad":
-        return {"sum_V": weight_VD.new_zeros(weight_VD.shape[0])}
-    state = {name: torch.zeros_like(weight_VD) for name in _ELEMENT_STATE.get(rule, ())}
+        return {"sum_V": _zeros(weight_VD, weight_VD.shape[:1])}
+    names = _ELEMENT_STATE.get(rule, ())
+    state = {name: _zeros(weight_VD, weight_VD.shape) for name in names}
     if rule in ("adam", "amsgrad"):
         state["num_steps"] = torch.zeros((), dtype=torch.int64)
     return state
@@ -166,6 +169,13 @@ def update_rows(
             state["largest_VD"].index_copy_(0, rows_K, square_KD)
         mean_KD /= square_KD.sqrt_().add_(ADAM_EPS)
         weight_VD.index_add_(0, rows_K, mean_KD, alpha=-lr * adam_correction(state))
+
+
+def _zeros(weight_VD: Tensor, shape: torch.Size) -> Tensor:
+    """Zeros of a table's kind and device; on the CPU large ones ask for huge pages."""
+    if weight_VD.is_cpu and weight_VD.dtype is torch.float32:
+        return huge_pages.empty(*shape).zero_()
+    return weight_VD.new_zeros(shape)
 
 
 def adam_correction(state: dict[str, Tensor]) -> float:

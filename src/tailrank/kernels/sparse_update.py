@@ -31,8 +31,9 @@ from tailrank.kernels.sparse_reference import (
     new_state,
 )
 
-# The winner of the sweep in benchmarks/bench_sparse_step.py on Zen 5.
-PREFETCH_ROWS = 48
+# Weights and state that are asked for and not yet changed, a sixth of the first cache: the winner
+# of the sweep in benchmarks/bench_sparse_step.py on Zen 5.
+PREFETCH_BYTES = 8192
 ROWS_MAX = 1 << 32  # a row and the place of its id share 64 bits
 
 
@@ -99,7 +100,7 @@ class NativeUpdate:
         weight_VD: the table, float32, contiguous, changed in place.
         state: from `sparse_reference.new_state`, changed in place.
         isa: instruction set; None: the widest that runs here.
-        prefetch_rows: how far ahead of the changes rows are asked for.
+        prefetch_bytes: how far ahead of the changes rows and their state are asked for.
 
     Raises:
         ConfigError: a table of more than 2^32 rows, or not as said above.
@@ -113,15 +114,15 @@ class NativeUpdate:
         state: dict[str, Tensor],
         *,
         isa: IsaName | None = None,
-        prefetch_rows: int = PREFETCH_ROWS,
+        prefetch_bytes: int = PREFETCH_BYTES,
     ) -> None:
         chosen, extension = native.choose_isa(isa), native.extension()
         _check("weight_VD", weight_VD, torch.float32, (None, None))
         num_rows, self._dim = weight_VD.shape
         if num_rows > ROWS_MAX:
             raise ConfigError("weight_VD.shape[0]", num_rows, f"up to {ROWS_MAX}")
-        if prefetch_rows < 0:
-            raise ConfigError("prefetch_rows", prefetch_rows, "0 or more")
+        if prefetch_bytes < 0:
+            raise ConfigError("prefetch_bytes", prefetch_bytes, "0 or more")
         expected = new_state(rule, weight_VD.to("meta"))
         if state.keys() != expected.keys():
             raise ConfigError("state", sorted(state), f"{sorted(expected)} for {rule}")
@@ -129,17 +130,19 @@ class NativeUpdate:
             _check(f"state[{name!r}]", state[name], tensor.dtype, tuple(tensor.shape))
         self._rule, self._weight_VD, self._state = rule, weight_VD, state
         self._latest: NativeRows | None = None
+        memory = [tensor for tensor in state.values() if tensor.dim()]
         self.native = extension.SparseUpdate(
             chosen,
             extension.RowRule[rule],
             weight_VD.data_ptr(),
             num_rows,
             self._dim,
-            [tensor.data_ptr() for tensor in state.values() if tensor.dim()],
+            [tensor.data_ptr() for tensor in memory],
             ADAGRAD_EPS if rule.endswith("adagrad") else ADAM_EPS,
             1.0 - BETA_1,
             1.0 - BETA_2,
-            prefetch_rows,
+            prefetch_bytes
+            // max(1, 4 * self._dim * sum(t.dim() == 2 for t in [weight_VD, *memory])),
         )
 
     def read(self, lookups: Sequence[Bags]) -> NativeRows:
