@@ -91,6 +91,8 @@ class Crosses:
 
     def __call__(self, batch: FeatureBatch) -> FeatureBatch:
         """The batch with its crosses, as `spec` says."""
+        if not any(self._added.values()):
+            return batch
         return replace(batch, user=self._side(batch, "user"), item=self._side(batch, "item"))
 
     def _side(self, batch: FeatureBatch, side: Side) -> SideFeatures:

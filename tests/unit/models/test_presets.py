@@ -16,6 +16,7 @@ from tailrank.models.presets import load_preset, preset_names
         ("dlrm-rmc2", 4.10, 983),
         ("dlrm-rmc3", 2.56, 25.6),
         ("ncf", 0.09, 1.0),
+        ("wide-and-deep", 3.46, 3.5),
     ],
 )
 def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> None:
@@ -27,7 +28,7 @@ def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> Non
 
 
 def test_every_preset_loads_and_cites() -> None:
-    assert preset_names() == ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf"]
+    assert preset_names() == ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wide-and-deep"]
     folder = files("tailrank.models.presets")
     for name in preset_names():
         config = load_preset(name, scale=0.001)
@@ -37,6 +38,9 @@ def test_every_preset_loads_and_cites() -> None:
 
 def test_a_preset_is_the_model_that_its_file_describes() -> None:
     dlrm, ncf = load_preset("dlrm-rmc1"), load_preset("ncf")
+    wide = load_preset("wide-and-deep")
+    assert (wide.top_mlp, wide.crosses) == ((1024, 512, 256, 1), ())
+    assert wide.spec.dense_width("item") == 512
     assert (dlrm.bottom_mlp, dlrm.top_mlp, dlrm.interaction) == ((64, 32), (256, 64, 1), "cat")
     assert dlrm.num_dense == 128
     assert [table.num_embeddings for table in dlrm.spec.tables] == [4_000_000] * 8
