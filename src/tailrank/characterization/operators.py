@@ -16,19 +16,23 @@ from typing import Any, Literal, Protocol, get_args
 from torch import Tensor, nn
 
 from tailrank.features import FeatureBatch
+from tailrank.inference.attention_blocks import BlockedAttention
 from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.dense_layers import PackedMLP
 from tailrank.models import RankingModel
 from tailrank.models.din import AttentionUnit
+from tailrank.models.layers import SidedMlp
 from tailrank.models.recurrent import GRU
 
 Operator = Literal["lookup", "dense", "attention", "recurrent"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 TimedCall = Callable[[FeatureBatch], dict[Operator, int]]
 _OF_MODULE: dict[type[nn.Module], Operator] = {
+    AttentionUnit: "attention",
+    BlockedAttention: "attention",
+    SidedMlp: "dense",
     PackedMLP: "dense",
     nn.Linear: "dense",
-    AttentionUnit: "attention",
     GRU: "recurrent",
 }
 
@@ -87,8 +91,8 @@ class _Clock:
 
 def operator_of(module: nn.Module) -> Operator | None:
     """What a module is as a whole; None for a mere container."""
-    if isinstance(module, nn.Sequential) and any(isinstance(m, nn.Linear) for m in module):
-        return "dense"
+    if isinstance(module, nn.Sequential):
+        return "dense" if any(isinstance(m, nn.Linear | PackedMLP) for m in module) else None
     return next((name for kind, name in _OF_MODULE.items() if isinstance(module, kind)), None)
 
 

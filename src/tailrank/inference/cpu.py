@@ -20,6 +20,7 @@ from tailrank.embeddings import EmbeddingTables
 from tailrank.features import FeatureBatch
 from tailrank.inference.arena import Arena
 from tailrank.inference.arena_tables import EmbeddingBackend, arena_tables
+from tailrank.inference.attention_blocks import with_blocked_attention
 from tailrank.inference.dense_layers import (
     DenseBackend,
     fastest,
@@ -98,7 +99,8 @@ class CpuRanker:
         if all_native and isinstance(self.model, DLRM):
             self.fused = FusedDlrm(self.model, dense_format)
         else:
-            self.model = with_packed_layers(self.model, self.dense_backend, dense_format).eval()
+            packed = with_packed_layers(self.model, self.dense_backend, dense_format)
+            self.model = with_blocked_attention(packed).eval()
 
     def rank(self, batch: FeatureBatch) -> Tensor:
         """Probabilities (B,), or (B, T) of several tasks; ConfigError: an id outside its table."""
