@@ -18,10 +18,11 @@ takes cache and memory bandwidth.
 Then two cores, uniform ids: two streams of batches, wall time, as two threads of one process and as
 two processes that share the tables; each candidate has the better of both. `thread_scaling.w2` is
 threads over processes of ours. Then the user's side once (`inference_user_once.py`), apart from all
-that. A precision passes the gate if the AUC, expected for labels that are 1 with the probability
-that the fp32 model says, drops by no more than 0.1 %, relative.
+that. Where each of the eight models spends its time is a part of its own, `--operators`
+(`inference_operators.py`). A precision passes the gate if the AUC, expected for labels that are 1
+with the probability that the fp32 model says, drops by no more than 0.1 %, relative.
 
-    python benchmarks/bench_inference.py [--quick] [--only MODEL] [--json PATH]
+    python benchmarks/bench_inference.py [--quick] [--operators] [--only MODEL] [--json PATH]
 
 Peers that are not installed are listed in the result: `pip install --group bench`. Tables and a
 figure of a result: `inference_report.py`. All processes together take some 11 GB of memory.
@@ -42,7 +43,9 @@ import numpy as np
 import torch
 
 from inference_cases import SCALES, Case, IdsFrom
-from inference_metrics import Figures, Floats, Measured, Model, figures_of
+from inference_metrics import Figures, Floats, Measured, Model, figures_of, validity
+from inference_operators import SCALES as OPERATOR_SCALES
+from inference_operators import operators_result
 from inference_rounds import (
     TOLERANCES,
     compare,
@@ -54,7 +57,6 @@ from inference_rounds import (
 )
 from inference_user_once import measure_movielens, measure_rmc1, movielens_folder
 from inference_workers import Candidate, Role
-from tailrank.core.measurement import Validity
 from tailrank.reporting.result import Result, to_json, write_result
 
 PRECISIONS = (
@@ -103,7 +105,6 @@ PEERS = (
 )
 PEER_PACKAGES = ("torch", "onnxruntime", "onnx", "fbgemm-gpu-cpu")
 MAX_AUC_DROP = 0.001  # as `tailrank export` has it
-MAX_BUSY_FRACTION = 0.05
 SCALING_ITEMS = 64
 
 
@@ -141,10 +142,17 @@ class Settings:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=[name.removeprefix("dlrm-") for name in SCALES])
+    parser.add_argument("--operators", action="store_true", help="just where models spend time")
+    parser.add_argument("--only", choices=[name.removeprefix("dlrm-") for name in OPERATOR_SCALES])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    models = tuple(SCALES) if arguments.only is None else (f"dlrm-{arguments.only}",)
+    models = [n for n in OPERATOR_SCALES if arguments.only in (None, n.removeprefix("dlrm-"))]
+    if arguments.operators:
+        finish(operators_result(models, quick=arguments.quick, say=say), arguments.json)
+        return
+    models = tuple(name for name in models if name in SCALES)
+    if not models:
+        parser.error(f"{arguments.only} has no peers here, only --operators")
     settings = Settings(models=models)
     if arguments.quick:
         settings = Settings(
@@ -160,9 +168,13 @@ def main() -> None:
             gate_batches=4,
             left_out=("peers.compiled",),  # compiling alone takes longer
         )
-    result = measure(settings)
-    if arguments.json:
-        write_result(arguments.json, result)
+    finish(measure(settings), arguments.json)
+
+
+def finish(result: Result, json_path: Path | None) -> None:
+    """Print the result, and write it where the user wants it."""
+    if json_path:
+        write_result(json_path, result)
     print(to_json(result))
 
 
@@ -308,13 +320,6 @@ def measure_users(figures: Figures, settings: Settings, cores: Sequence[int]) ->
         if movielens is not None:
             measure_movielens(figures, movielens, settings.rounds[1])
     os.sched_setaffinity(0, usable)
-
-
-def validity(busy_fraction: float) -> Validity:
-    """Whether the pinned core was ours."""
-    if busy_fraction <= MAX_BUSY_FRACTION:
-        return Validity()
-    return Validity((f"other work had {busy_fraction:.0%} of the core: it shares memory, too",))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from inference_cases import formats
 from inference_workers import Candidate, slug
+from tailrank.core.measurement import Validity
 
 Floats = NDArray[np.float64]
 _DRAWS = 2000
+_MAX_BUSY_FRACTION = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,3 +212,10 @@ def _over_best(
 
 def _geomean(values: Sequence[float]) -> float:
     return float(np.exp(np.mean(np.log(values))))
+
+
+def validity(busy_fraction: float) -> Validity:
+    """Whether the pinned core was ours."""
+    if busy_fraction <= _MAX_BUSY_FRACTION:
+        return Validity()
+    return Validity((f"other work had {busy_fraction:.0%} of the core: it shares memory, too",))
