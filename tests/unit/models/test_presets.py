@@ -29,9 +29,8 @@ def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> Non
 
 
 def test_every_preset_loads_and_cites() -> None:
-    assert preset_names() == [
-        *("dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "mt-wide-and-deep", "ncf", "wide-and-deep"),
-    ]
+    dlrm = [f"dlrm-rmc{number}" for number in (1, 2, 3)]
+    assert preset_names() == [*dlrm, "mt-wide-and-deep", "ncf", "wide-and-deep"]
     folder = files("tailrank.models.presets")
     for name in preset_names():
         config = load_preset(name, scale=0.001)
