@@ -50,8 +50,8 @@ class QueryPool:
         """A pool of uniform ids and normal dense features for any specification."""
         generator = torch.Generator().manual_seed(seed)
         return cls(
-            _random_side(spec, "user", _pool_rows(spec, "user"), generator),
-            _random_side(spec, "item", _pool_rows(spec, "item"), generator),
+            random_side(spec, "user", _pool_rows(spec, "user"), generator),
+            random_side(spec, "item", _pool_rows(spec, "item"), generator),
         )
 
     @classmethod
@@ -147,7 +147,7 @@ def _pool_rows(spec: FeatureSpec, side: Side) -> int:
     return int(min(max(_POOL_BYTES / max(row_bytes, 1), least), most))
 
 
-def _random_side(
+def random_side(
     spec: FeatureSpec, side: Side, rows: int, generator: torch.Generator
 ) -> SideFeatures:
     """Random rows of one side; bags hold the feature's pooling factor of ids on average.

@@ -7,41 +7,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from tailrank.reporting.console import Console
     from tailrank.reporting.report_data import PrecisionRow
     from tailrank.training.precision_search import Found, Trial
 
 AUTO = "auto"
+# Of two probabilities; the rankers' own contract (tests/contract/test_rankers.py) for fp32.
+DIFFERENCE_MAX = 1e-5
+FILE_SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2"}
+SEED = 0
 
 
 def export(
     artifact: Path,
     *,
-    precision: str,
-    data: str,
     out: Path,
+    format: Literal["artifact", "onnx", "torch-export"] = "artifact",
+    precision: str | None = None,
+    data: str | None = None,
     split: Literal["validation", "test"] = "test",
     max_auc_drop: float = 0.001,
     overwrite: bool = False,
     quiet: bool = False,
     json: bool = False,
 ) -> int:
-    """Write a trained model in another precision, if it still ranks as well.
+    """Write a trained model in another precision, if it still ranks as well, or for other runtimes.
 
     The ranker of the new artifact and that of the old one score the same held-out rows; the export
     is refused (exit 3) when the AUC, of any task, drops by more than the bound. With auto, every
     precision is judged so and timed on this host, and the fastest that passes is written; of
     equally fast ones, the smallest.
 
+    For onnx and torch-export the model is one file, in fp32 whatever the artifact's precision; the
+    export is refused (exit 3) when its scores of random batches differ by more than 1e-5.
+
     Example: tailrank export runs/a --precision auto --data criteo:train.tsv --out runs/b
 
+    Example: tailrank export runs/a --format onnx --out a.onnx
+
     Args:
-        artifact: Folder of a trained model in fp32.
+        artifact: Folder of a trained model; in fp32, if it is to have another precision.
+        format: What is written: a folder for tailrank, an ONNX file or a program of torch.export.
         precision: fp32, bf16, int8, a mix such as rows=int4,dense=bf16, or auto; rows also in fp16.
         data: Held-out rows, as in criteo:PATH or synthetic:rows=N,seed=N.
-        out: Folder for the exported model.
+        out: Folder for the exported model, or file, as in a.onnx or a.pt2.
         split: Rows of the gate; a model that was refitted has seen the validation rows.
         max_auc_drop: Largest allowed drop of the AUC, relative to the fp32 AUC.
-        overwrite: Replace what is in the folder.
+        overwrite: Replace what is there.
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
@@ -64,6 +76,17 @@ def export(
 
     typed = command_line(export, locals())
     console = Console(json=json, quiet=quiet)
+    if format != "artifact":
+        for name, given in (("--precision", precision), ("--data", data)):
+            if given is not None:
+                allowed = f"nothing with --format {format}: the file is in fp32, without a gate"
+                raise ConfigError(name, given, allowed)
+        return _export_file(artifact, format, out, overwrite, typed, console)
+    if precision is None or data is None:
+        missing, allowed = ("--data", "held-out rows, as in criteo:PATH")
+        if precision is None:
+            missing, allowed = "--precision", "fp32, bf16, int8, a mix of them, or auto"
+        raise ConfigError(missing, None, allowed)
     wanted = None if precision == AUTO else Precision.parse(precision, also=f", or {AUTO}")
     if not 0.0 <= max_auc_drop < 1.0:
         raise ConfigError("--max-auc-drop", max_auc_drop, "0 up to 1")
@@ -125,6 +148,68 @@ def export(
             console.warn("refused: nothing was written")
     console.finish(result)
     return 0 if judged.passed else ExitCode.BOUND_MISSED
+
+
+def _export_file(
+    artifact: Path,
+    format: Literal["onnx", "torch-export"],
+    out: Path,
+    overwrite: bool,
+    typed: str,
+    console: Console,
+) -> int:
+    """Write a file for another runtime, if it gives the model's scores."""
+    from tailrank.characterization.file_parity import file_parity
+    from tailrank.core.exit_codes import ExitCode
+    from tailrank.core.files import check_output_file, replace_file, temporary_folder_beside
+    from tailrank.inference.export_form import ExportForm, describe
+    from tailrank.inference.precision import Precision
+    from tailrank.inference.ranker import load_model
+    from tailrank.inference.torch_export import capture, program_scorer, write_program
+    from tailrank.reporting.result import Result
+
+    write, open_file = write_program, program_scorer
+    if format == "onnx":
+        from tailrank.inference.onnx import onnx_scorer, write_onnx
+
+        write, open_file = write_onnx, onnx_scorer
+
+    check_output_file(out, FILE_SUFFIX[format], overwrite=overwrite)
+    with temporary_folder_beside(out) as workspace, console.progress("load") as progress:
+        model, record = load_model(artifact, progress.count_bytes)
+        if record.precision != Precision():
+            console.note(f"{artifact} is in {record.precision}: its numbers are written as fp32")
+        file = workspace / out.name
+        progress.begin(f"write as {format}")
+        write(capture(ExportForm(model)), file, describe(record.config, record.precision))
+        progress.begin("compare scores")
+        parity = file_parity(model, open_file(file), SEED)
+        same = parity.difference_max <= DIFFERENCE_MAX
+        say = console.note if same else console.warn
+        say(
+            f"{parity.num_items} items of random batches: scores differ by "
+            f"{parity.difference_max:.1e} at most, of {DIFFERENCE_MAX:.0e} allowed"
+        )
+        result = Result(
+            command="export",
+            command_line=typed,
+            config={"artifact": artifact, "format": format, "precision": str(record.precision)},
+            seed=SEED,
+            metrics={
+                "difference_max": parity.difference_max,
+                "num_items_compared": parity.num_items,
+                "file_bytes": file.stat().st_size,
+            },
+            artifacts=[out] if same else [],
+        )
+        if same:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(out) as fresh:
+                file.rename(fresh)
+        else:
+            console.warn("refused: nothing was written")
+    console.finish(result)
+    return 0 if same else ExitCode.BOUND_MISSED
 
 
 def precision_rows(found: Found) -> list[PrecisionRow]:

@@ -155,6 +155,22 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise RequestError("--out", reason)
 
 
+def check_output_file(path: Path, suffix: str, *, overwrite: bool) -> None:
+    """Refuse a name for an output file before the work that goes into it.
+
+    Raises:
+        ConfigError: it has another suffix, or no file can be made there.
+        RequestError: there is a folder, or a file and `overwrite` is False.
+    """
+    if path.suffix != suffix:
+        raise ConfigError("--out", str(path), f"the name of a file that ends in {suffix}")
+    check_writable(path.resolve().parent)
+    if path.is_dir():
+        raise RequestError("--out", f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise RequestError("--out", f"{path} exists; name another file, or --overwrite it")
+
+
 def check_writable(folder: Path) -> None:
     """Refuse a folder that neither exists with permission to write nor can be made.
 

@@ -72,7 +72,8 @@ def behaviours(spec: FeatureSpec, pooled: Pooled, columns: list[int]) -> Behavio
     """
     first, *others = pooled.user_sequences
     for number, other in enumerate(others, start=1):
-        if not torch.equal(other.offsets, first.offsets):
+        # An exported graph cannot refuse them: there, whoever makes its inputs has to see to it.
+        if not torch.compiler.is_exporting() and not torch.equal(other.offsets, first.offsets):
             user = int((other.offsets.diff() != first.offsets.diff()).nonzero()[0])
             names = list(matches(spec))
             lengths = [int(s.offsets[user + 1] - s.offsets[user]) for s in (first, other)]

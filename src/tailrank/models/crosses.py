@@ -163,7 +163,9 @@ def _joined(own: SideFeatures, crossed: Sequence[_Column], num_own: int) -> Side
     offsets = torch.cat([own.offsets[:1], length_RG.flatten().cumsum(0)])
     start_RG = offsets[:-1].view(length_RG.shape)
     columns = [_Column(own.values_L, own.weights_L, length_RF.flatten()), *crossed]
-    starts = [start_RG[:, :num_own].flatten(), *start_RG[:, num_own:].unbind(1)]
+    start_R = start_RG.unbind(1)
+    # Not a slice: whether that can be flattened depends on R, which an exported graph leaves open.
+    starts = [torch.stack(start_R[:num_own], dim=1).flatten(), *start_R[num_own:]]
     at_L = torch.cat(
         [_ranges(*of) for of in zip(starts, (c.length_R for c in columns), strict=True)]
     )

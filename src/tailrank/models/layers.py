@@ -149,6 +149,7 @@ def side_widths(spec: FeatureSpec, vector_width: int) -> tuple[int, int]:
 
 def expand_users(rows_U: Tensor, item_to_user_B: Tensor) -> Tensor:
     """Repeat each user's row for every one of its items: (U, …) -> (B, …)."""
-    if rows_U.shape[0] == 1:
+    # An exported graph holds for any number of users, so it must not ask whether it is one.
+    if not torch.compiler.is_exporting() and rows_U.shape[0] == 1:
         return rows_U.expand(item_to_user_B.shape[0], *rows_U.shape[1:])
     return rows_U.index_select(0, item_to_user_B)

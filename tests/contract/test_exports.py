@@ -1,0 +1,138 @@
+"""Every architecture in the forms for other runtimes against the model itself.
+
+ONNX Runtime scores an ONNX file, torch the program that such a file is made of.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from tests.contract.test_rankers import (
+    MODELS,
+    make_spec,
+    random_batch,
+    weighted,
+    with_random_weights,
+)
+from torch import Tensor
+
+from tailrank.core.errors import ConfigError
+from tailrank.features import FeatureBatch, FeatureSpec
+from tailrank.inference.export_form import ExportForm, describe, named_tensors
+from tailrank.inference.precision import Precision
+from tailrank.inference.torch_export import capture
+from tailrank.models import RankingModel, build_model
+from tailrank.models.registry import config_for
+
+FORMATS = ("onnx", "torch-export")
+TOLERANCE = 1e-5
+# Items, users, ids of a bag (None: any number). No size is the one that a model is captured with.
+BATCHES = [(1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (100, 1, 3), (16, 4, 0)]
+
+
+@dataclass
+class Exported:
+    """A model and what scores with its exported forms."""
+
+    model: RankingModel
+    scorers: dict[str, Callable[[FeatureBatch], Tensor]]
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self.model.config.spec
+
+    def expected(self, batch: FeatureBatch) -> Tensor:
+        with torch.inference_mode():
+            return torch.sigmoid(self.model(batch))
+
+    def check(self, batch: FeatureBatch) -> None:
+        expected_BT = self.expected(batch)
+        for name, score in self.scorers.items():
+            torch.testing.assert_close(
+                score(batch), expected_BT, rtol=0, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """What exports a model of `MODELS`, each once."""
+    pytest.importorskip("onnxscript", reason="tailrank[onnx] is missing: exports are NOT TESTED")
+    pytest.importorskip("onnxruntime", reason="tailrank[onnx] is missing: exports are NOT TESTED")
+    from tailrank.inference.onnx import onnx_scorer, write_onnx
+
+    @cache
+    def export(name: str) -> Exported:
+        architecture, sizes, _ = MODELS[name]
+        config = config_for(architecture, make_spec(name), sizes)
+        model = with_random_weights(build_model(config, seed=5)).eval()
+        program = capture(ExportForm(model))
+        path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+        write_onnx(program, path, describe(config, Precision()))
+        module = program.module()
+        return Exported(
+            model,
+            {
+                "onnx": onnx_scorer(path),
+                "torch-export": lambda batch: module(named_tensors(batch, config.spec)),
+            },
+        )
+
+    return export
+
+
+# Its recurrences run as long as the longest history of a batch, which no graph knows beforehand.
+NOT_EXPORTED = {"dien"}
+
+
+@pytest.fixture(params=[name for name in MODELS if name not in NOT_EXPORTED])
+def one(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) -> Exported:
+    return exported(request.param)
+
+
+def test_scores_are_the_models(one: Exported) -> None:
+    torch.manual_seed(0)
+    for items, users, bag_size in BATCHES:
+        one.check(random_batch(one.spec, items, users, bag_size))
+    assert one.expected(random_batch(one.spec, 50, 50)).unique().numel() > 10
+
+
+def test_users_without_history_beside_others(one: Exported) -> None:
+    torch.manual_seed(1)
+    with_ids, without = (random_batch(one.spec, 3, 2, size) for size in (2, 0))
+    one.check(FeatureBatch.concat([without, with_ids, without]))
+
+
+@pytest.mark.parametrize("value", [-1, 3, 1 << 40])
+def test_an_id_outside_its_table_stops_every_form(
+    exported: Callable[[str], Exported], value: int
+) -> None:
+    one = exported("dlrm-dot")
+    torch.manual_seed(2)
+    batch = random_batch(one.spec, items=4, users=2, bag_size=1)
+    batch.user.values_L[2] = value  # the second user's country; there are 3, before other tables
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        one.scorers["onnx"](batch)
+    with pytest.raises(IndexError):
+        one.scorers["torch-export"](batch)
+
+
+@pytest.mark.parametrize("user", [-1, 2])
+def test_an_item_of_no_user_stops_every_form(
+    exported: Callable[[str], Exported], user: int
+) -> None:
+    one = exported("dlrm-dot")
+    torch.manual_seed(3)
+    batch = random_batch(one.spec, items=4, users=2)
+    batch.item_to_user_B[3] = user
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        one.scorers["onnx"](batch)
+    with pytest.raises(IndexError):
+        one.scorers["torch-export"](batch)
+
+
+def test_factors_of_ids_have_no_input(exported: Callable[[str], Exported]) -> None:
+    one = exported("dlrm-dot")
+    with pytest.raises(ConfigError, match="exported models sum plainly"):
+        one.scorers["onnx"](weighted(random_batch(one.spec, 2)))
