@@ -83,7 +83,7 @@ def logistic_regression(path: Path, penalties: tuple[float, ...]) -> tuple[float
     test.update(
         predict(rows, first, last, fit_logistic(rows, 0, first, chosen)), rows.labels[first:last]
     )
-    return chosen, Run(test=test, metrics={})
+    return chosen, Run(tests={"label": test}, metrics={})
 
 
 if __name__ == "__main__":

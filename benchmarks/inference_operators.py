@@ -50,7 +50,6 @@ SCALES = {
     "dien": 0.15,
 }
 WAYS = ("per_item", "user_once")
-SHARES = (*OPERATORS, "other")
 # Shares of CPU time by batch, read off DeepRecSys' plots (Gupta et al., ISCA 2020), Caffe2 on an
 # Intel host. A span where the plots give one for all batches.
 PUBLISHED: dict[str, dict[str, dict[int, str]]] = {

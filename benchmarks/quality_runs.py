@@ -46,6 +46,10 @@ class Run:
         (scored,) = self.tests.values()
         return scored
 
+    def only(self, task: str) -> Run:
+        """The run as if it had this task alone."""
+        return replace(self, tests={task: self.tests[task]})
+
 
 def parse_arguments(
     description: str | None, data: Path, quick: str, models: Sequence[str]

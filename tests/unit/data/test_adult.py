@@ -7,38 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.unit.data.adult_files import people, write_adult
 
 from tailrank.core.errors import ConfigError, DataError
 from tailrank.data.adult import AdultConfig, AdultDataset, AdultFit
 from tailrank.data.registry import DataSettings, open_dataset
 from tailrank.data.vocabulary import FIRST_KNOWN_ID, MISSING_ID, UNKNOWN_ID
 
-ROW = "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, "
-ROW += "Male, 2174, 0, 40, United-States, <=50K"
-COUNTRIES = ("Cuba", "India", "Peru", "?")
-
-
-def people(count: int, dot: str = "") -> list[str]:
-    """Rows that differ in age, country, both labels and nothing else."""
-    return [
-        ROW.replace("39,", f"{20 + n % 9},", 1)
-        .replace("United-States", COUNTRIES[n % 4])
-        .replace("Never-married", "Never-married" if n % 3 else "Divorced")
-        .replace("<=50K", (">50K" if n % 5 == 0 else "<=50K") + dot)
-        for n in range(count)
-    ]
-
-
-def write(folder: Path, learned: list[str], test: list[str]) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "adult.data").write_text("\n".join(learned) + "\n\n")
-    (folder / "adult.test").write_text("\n".join(["|1x3 Cross validator", *test]) + "\n")
-    return folder
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write(tmp_path / "adult", people(70), people(30, dot="."))
+    return write_adult(tmp_path / "adult", people(70), people(30, dot="."))
 
 
 def everything(dataset, split: str):
@@ -71,7 +50,7 @@ def test_numbers_are_standardised_and_categories_known_by_the_rows_to_fit_on(
     tmp_path: Path,
 ) -> None:
     learned = people(70)
-    dataset = AdultDataset(AdultConfig(path=write(tmp_path / "a", learned, people(9, "."))))
+    dataset = AdultDataset(AdultConfig(path=write_adult(tmp_path / "a", learned, people(9, "."))))
     train, _ = everything(dataset, "train")
     ages = train.item.dense_RN[:, 0].double()
     assert ages.mean().item() == pytest.approx(0.0, abs=1e-6)
@@ -84,7 +63,9 @@ def test_numbers_are_standardised_and_categories_known_by_the_rows_to_fit_on(
         next(f for f in dataset.spec.sparse("item") if f.name == "native_country")
     )
     strange = [people(1, ".")[0].replace("Cuba", "Atlantis"), people(4, ".")[3]]
-    other = AdultDataset(AdultConfig(path=write(tmp_path / "b", learned, strange)), dataset.fit)
+    other = AdultDataset(
+        AdultConfig(path=write_adult(tmp_path / "b", learned, strange)), dataset.fit
+    )
     batch, _ = everything(other, "test")
     ids = batch.item.values_L.view(2, -1)[:, country]
     assert ids.tolist() == [UNKNOWN_ID, MISSING_ID]
@@ -97,7 +78,9 @@ def test_numbers_are_standardised_and_categories_known_by_the_rows_to_fit_on(
 
 def test_a_label_that_is_missing_is_unknown(tmp_path: Path) -> None:
     learned = people(70)
-    folder = write(tmp_path / "a", learned, [row.replace("Divorced", "?") for row in people(6)])
+    folder = write_adult(
+        tmp_path / "a", learned, [row.replace("Divorced", "?") for row in people(6)]
+    )
     _, labels = everything(AdultDataset(AdultConfig(path=folder)), "test")
     assert labels.mask_BT.tolist() == [[True, bool(n % 3)] for n in range(6)]
     assert not labels.values_BT.isnan().any()
@@ -144,16 +127,16 @@ def test_faults_are_named_by_line_column_and_value(tmp_path: Path, old, new, say
     rows = people(14)
     rows[2] = rows[2].replace(old, new, 1)
     with pytest.raises(DataError, match=says):
-        AdultDataset(AdultConfig(path=write(tmp_path / "a", rows, people(7))))
+        AdultDataset(AdultConfig(path=write_adult(tmp_path / "a", rows, people(7))))
 
 
 def test_missing_and_empty_files_and_settings_are_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match=r"adult\.data: No such file"):
         open_dataset(f"adult:{tmp_path}")
     with pytest.raises(DataError, match=r"adult\.test: no rows"):
-        open_dataset(f"adult:{write(tmp_path / 'none', people(9), [])}")
+        open_dataset(f"adult:{write_adult(tmp_path / 'none', people(9), [])}")
     with pytest.raises(DataError, match="6 rows; expected at least 7"):
-        open_dataset(f"adult:{write(tmp_path / 'few', people(6), people(2))}")
+        open_dataset(f"adult:{write_adult(tmp_path / 'few', people(6), people(2))}")
     with pytest.raises(ConfigError, match=r"adult\.min_count"):
         AdultConfig(path=folder, min_count=0)
 

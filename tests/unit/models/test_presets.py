@@ -15,6 +15,7 @@ from tailrank.models.presets import load_preset, preset_names
         ("dlrm-rmc1", 4.10, 81.9),
         ("dlrm-rmc2", 4.10, 983),
         ("dlrm-rmc3", 2.56, 25.6),
+        ("mt-wide-and-deep", 3.90, 5.5),
         ("ncf", 0.09, 1.0),
         ("wide-and-deep", 3.46, 3.5),
     ],
@@ -28,7 +29,8 @@ def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> Non
 
 
 def test_every_preset_loads_and_cites() -> None:
-    assert preset_names() == ["dlrm-rmc1", "dlrm-rmc2", "dlrm-rmc3", "ncf", "wide-and-deep"]
+    dlrm = [f"dlrm-rmc{number}" for number in (1, 2, 3)]
+    assert preset_names() == [*dlrm, "mt-wide-and-deep", "ncf", "wide-and-deep"]
     folder = files("tailrank.models.presets")
     for name in preset_names():
         config = load_preset(name, scale=0.001)
@@ -47,6 +49,10 @@ def test_a_preset_is_the_model_that_its_file_describes() -> None:
     assert [feature.table for feature in dlrm.spec.sparse("item")] == [
         f"table_{number}" for number in range(8)
     ]
+    several = load_preset("mt-wide-and-deep")
+    assert (several.bottom_mlp, several.top_mlp) == ((1024, 512), (256, 128, 1))
+    assert several.spec.dense_width("item") == 512
+    assert len(several.tasks) == 2
     assert (ncf.factors, ncf.mlp_width, ncf.tower) == (64, 64, (256, 256, 128, 64, 64))
 
 
