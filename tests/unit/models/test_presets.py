@@ -18,6 +18,8 @@ from tailrank.models.presets import load_preset, preset_names
         ("mt-wide-and-deep", 3.90, 5.5),
         ("ncf", 0.09, 1.0),
         ("wide-and-deep", 3.46, 3.5),
+        ("din", 2.70, 33.3),  # with the history of 250 that the paper's table gives
+        ("dien", 3.90, 5.5),
     ],
 )
 def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> None:
@@ -30,11 +32,12 @@ def test_sizes_match_the_literature(name, table_gb, gathered_kb_per_item) -> Non
 
 def test_every_preset_loads_and_cites() -> None:
     dlrm = [f"dlrm-rmc{number}" for number in (1, 2, 3)]
-    assert preset_names() == [*dlrm, "mt-wide-and-deep", "ncf", "wide-and-deep"]
+    others = ["mt-wide-and-deep", "ncf", "wide-and-deep"]
+    assert preset_names() == ["dien", "din", *dlrm, *others]
     folder = files("tailrank.models.presets")
     for name in preset_names():
         config = load_preset(name, scale=0.001)
-        assert bool(config.spec.sparse("user")) == (name == "ncf")
+        assert bool(config.spec.sparse("user")) == (name in ("ncf", "din", "dien"))
         assert "# Source: " in folder.joinpath(f"{name}.toml").read_text("utf-8")
 
 
