@@ -88,7 +88,10 @@ def score_counts(
     scores: NDArray[np.float64], labels: NDArray[np.bool_], task: str = ""
 ) -> list[ScoreBin]:
     """How the scores of either class spread, from the least score to the largest."""
-    edges = np.histogram_bin_edges(scores, _NUM_SCORE_BINS)
+    low, high = float(scores.min()), float(scores.max())
+    if high - low <= _NUM_SCORE_BINS * np.spacing(high):  # as good as equal: no bins in between
+        low, high = low - 0.5, high + 0.5
+    edges = np.histogram_bin_edges(scores, _NUM_SCORE_BINS, (low, high))
     shares = []
     for rows in (labels, ~labels):
         counts, _ = np.histogram(scores[rows], edges)

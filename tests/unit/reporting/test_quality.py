@@ -47,8 +47,9 @@ def test_score_counts_are_shares_of_each_class() -> None:
     assert bins[3].positive_fraction == pytest.approx(inside.sum() / LABELS.sum())
 
 
-def test_one_class_or_one_score_can_be_drawn_too() -> None:
-    bins = score_counts(np.full(5, 0.2), np.zeros(5, dtype=bool))
+@pytest.mark.parametrize("spread", [0.0, 1e-17, 3e-17, 2e-15])
+def test_one_class_or_one_score_can_be_drawn_too(spread: float) -> None:
+    bins = score_counts(0.2 + spread * np.arange(5), np.zeros(5, dtype=bool))
     assert sum(row.negative_fraction for row in bins) == pytest.approx(1.0)
     assert all(row.positive_fraction == 0.0 for row in bins)
 
