@@ -51,6 +51,7 @@ def train(
     top_mlp: str | None = None,
     interaction: Literal["dot", "cat"] | None = None,
     size: list[str] | None = None,
+    pretrained: str | None = None,
     features: str | None = None,
     tasks: str | None = None,
     task_weights: str | None = None,
@@ -115,6 +116,8 @@ def train(
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
         size: Any size of the model as NAME=VALUE, repeatable; a wrong one lists those there are.
+        pretrained: Folders of trained models to start from, with commas between: for ncf a GMF and
+            an MLP, as in runs/gmf,runs/mlp.
         features: Names of the features to use, as in user_id,movie_id; default: all.
         tasks: Names of the tasks to predict, as in income; default: all that the data have.
         task_weights: What the loss of each task counts, in the data's order, as in 1,0.5 (all 1).
@@ -137,6 +140,7 @@ def train(
     from tailrank.core.files import check_output, locked_directory, replace_directory
     from tailrank.data.registry import DatasetName, open_dataset
     from tailrank.models.memory import check_fits, format_bytes
+    from tailrank.models.registry import sizes_from_text
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
     from tailrank.reporting.quality import undefined_metrics
@@ -148,13 +152,14 @@ def train(
 
     typed = command_line(train, locals())
     kind = DatasetName.parse(data).kind
-    recipe = recipe_for(model, kind)
+    sizes = sizes_from_text(
+        model, size, bottom_mlp=bottom_mlp, top_mlp=top_mlp, interaction=interaction
+    )
+    recipe = recipe_for(model, kind, "pretrained" if pretrained else sizes.get("variant"))
     recipe = replace(
         recipe,
-        sizes={
-            **recipe.sizes,
-            **_sizes(model, size, bottom_mlp=bottom_mlp, top_mlp=top_mlp, interaction=interaction),
-        },
+        pretrained=_names(pretrained) or (),
+        sizes={**recipe.sizes, **sizes},
         data=_changed(
             recipe.data,
             embedding_dim=embedding_dim,
@@ -277,26 +282,6 @@ def _changed(settings: _Settings, **values: object) -> _Settings:
     """The settings with those that the user gave."""
     given = {name: value for name, value in values.items() if value is not None}
     return replace(settings, **given)
-
-
-def _sizes(model: str, settings: list[str] | None, **flags: str | None) -> dict[str, Any]:
-    """The model's sizes by `--size` and by flags of their own."""
-    from tailrank.core.errors import ConfigError
-    from tailrank.models.registry import size_from_text
-
-    own = [(name, text) for name, text in flags.items() if text is not None]
-    given = [(name, text, "--" + name.replace("_", "-")) for name, text in own]
-    for setting in settings or ():
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError("--size", setting, "NAME=VALUE, as in top_mlp=512-256")
-        given.append((name, text, f"--size {name}"))
-    sizes: dict[str, Any] = {}
-    for name, text, flag in given:
-        if name in sizes:
-            raise ConfigError(flag, text, "each size once")
-        sizes[name] = size_from_text(model, name, text, flag)
-    return sizes
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -12,7 +12,8 @@ Legend: U user rows, B item rows, D dim = factors + width of an id's MLP vector,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +23,7 @@ from tailrank.core.errors import ConfigError
 from tailrank.embeddings import FACTOR_STD, Pooled
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec
 from tailrank.models.layers import SidedMlp, expand_users, mlp
-from tailrank.models.ranking_model import RankingModel
+from tailrank.models.ranking_model import ModelConfig, RankingModel
 
 Variant = Literal["gmf", "mlp", "neumf"]
 _COLUMNS_PER_FACTOR = {"gmf": 1, "mlp": 2, "neumf": 3}
@@ -120,6 +121,44 @@ class NCF(RankingModel):
                 assert isinstance(last, nn.Linear)
                 last.weight.uniform_(-bound, bound, generator=generator)
 
+    def start_from(self, others: Sequence[RankingModel], alpha: float = 0.5) -> None:
+        """Start NeuMF from a trained GMF and a trained MLP: at first it is a mean of their logits.
+
+        Args:
+            others: the GMF, then the MLP, of the same ids and sizes.
+            alpha: weight of the GMF; the MLP has the rest.
+
+        Source: arXiv 1708.05031, section 3.4.1, equation 13.
+
+        Raises:
+            ConfigError: they are no such models; says what differs.
+        """
+        config = self.config
+        if not config.factors or not config.tower:
+            raise ConfigError("--pretrained", "gmf or mlp", "nothing: neumf starts from these two")
+        halves = [
+            replace(config, spec=_of_dim(config.spec, config.factors), tower=()),
+            replace(config, spec=_of_dim(config.spec, config.mlp_width), factors=0),
+        ]
+        found = [other.config for other in others]
+        if len(found) != 2:
+            raise ConfigError("--pretrained", len(found), "two models: a GMF, then an MLP")
+        for place, (one, wanted) in enumerate(zip(found, halves, strict=True)):
+            if one != wanted:
+                name = f"--pretrained, model {place + 1}"
+                raise ConfigError(name, _in_words(one), f"{_in_words(wanted)} of the same ids")
+        gmf, mlp = others
+        assert isinstance(gmf, NCF)
+        assert isinstance(mlp, NCF)
+        with torch.no_grad():
+            rows_VD = torch.cat([gmf.tables.weight_VD, mlp.tables.weight_VD], dim=1)
+            self.tables.weight_VD.copy_(rows_VD)
+            self.tower.load_state_dict(mlp.tower.state_dict())
+            ours, first, second = (m.last.state_dict() for m in (self, gmf, mlp))
+            weights = [alpha * first["0.weight"], (1.0 - alpha) * second["0.weight"]]
+            ours["0.weight"].copy_(torch.cat(weights, dim=1))
+            ours["0.bias"].copy_(alpha * first["0.bias"] + (1.0 - alpha) * second["0.bias"])
+
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled embeddings, the part that autograd sees."""
         factors = self.config.factors
@@ -131,3 +170,18 @@ class NCF(RankingModel):
             parts.append(self.tower(user_UD[:, factors:], item_BD[:, factors:], to_user_B))
         logits_BT: Tensor = self.last(torch.cat(parts, dim=1))
         return logits_BT
+
+
+def _of_dim(spec: FeatureSpec, dim: int) -> FeatureSpec:
+    """The features with tables of another dim."""
+    return replace(spec, tables=tuple(replace(t, embedding_dim=dim) for t in spec.tables))
+
+
+def _in_words(config: ModelConfig) -> str:
+    """What a model is, for an error."""
+    if not isinstance(config, NCFConfig):
+        return type(config).__name__.removesuffix("Config")
+    ids = ", ".join(f"{table.num_embeddings} {table.name}s" for table in config.spec.tables)
+    gmf, tower = config.factors, "-".join(map(str, (2 * config.mlp_width, *config.tower)))
+    parts = ([f"GMF of {gmf} factors"] if gmf else []) + ([f"MLP {tower}"] if config.tower else [])
+    return " and ".join(parts) + f" ({ids})"

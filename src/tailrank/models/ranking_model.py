@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from tailrank.core.errors import ConfigError
 from tailrank.embeddings import EmbeddingTables, Pooled
 from tailrank.features import FeatureBatch, FeatureSpec
 
@@ -82,6 +83,15 @@ class RankingModel(nn.Module):
         """Logits (B, T) of a batch."""
         batch = self.prepare(batch)
         return self.score(batch, self.embed(batch))
+
+    def start_from(self, others: Sequence[RankingModel]) -> None:
+        """Take over what trained models have learned, in place of weights drawn from a seed.
+
+        Raises:
+            ConfigError: the architecture starts from its seed only, or not from these.
+        """
+        others_in_words = [type(other).__name__ for other in others]
+        raise ConfigError("--pretrained", others_in_words, "nothing: only ncf starts from others")
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """Every parameter outside the tables."""

@@ -6,7 +6,7 @@ To add one: a file beside this one, and a line in `_ARCHITECTURES`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -75,6 +75,29 @@ def size_from_text(architecture: str, name: str, text: str, flag: str) -> Any:
     """
     _check_sizes(architecture, {name: text}, flag)
     return read_size(flag, text, size_types(_architecture(architecture).config.for_spec)[name])
+
+
+def sizes_from_text(
+    architecture: str, settings: Sequence[str] | None, **flags: str | None
+) -> dict[str, Any]:
+    """Sizes from `--size NAME=VALUE`, and from flags of their own, None where not given.
+
+    Raises:
+        ConfigError: unknown architecture or size, a value of another type, or a size given twice.
+    """
+    own = [(name, text) for name, text in flags.items() if text is not None]
+    given = [(name, text, "--" + name.replace("_", "-")) for name, text in own]
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError("--size", setting, "NAME=VALUE, as in top_mlp=512-256")
+        given.append((name, text, f"--size {name}"))
+    sizes: dict[str, Any] = {}
+    for name, text, flag in given:
+        if name in sizes:
+            raise ConfigError(flag, text, "each size once")
+        sizes[name] = size_from_text(architecture, name, text, flag)
+    return sizes
 
 
 def config_for(

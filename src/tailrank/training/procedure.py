@@ -11,7 +11,7 @@ from typing import Any
 
 from tailrank.data.dataset import Dataset
 from tailrank.metrics import BinaryMetrics, known_by_task
-from tailrank.models import RankingModel, build_model
+from tailrank.models import RankingModel
 from tailrank.training.evaluation import evaluate
 from tailrank.training.history import CurvePoint, Progress, TrainingResult
 from tailrank.training.loop import fit, refit_config
@@ -112,7 +112,7 @@ def train_and_test(
     def folder(run: str) -> Path | None:
         return None if checkpoints is None else checkpoints / run
 
-    model = build_model(recipe.model_config(dataset), recipe.training.seed)
+    model = recipe.fresh_model(dataset)
     chosen = fit(
         model,
         dataset,
@@ -132,7 +132,7 @@ def train_and_test(
         dataset = dataset.for_refit()
         # The first model has done its duty, and both at once may not fit into memory.
         del model
-        model = build_model(recipe.model_config(dataset), recipe.training.seed)
+        model = recipe.fresh_model(dataset)
         again = fit(
             model,
             dataset,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tailrank.core.errors import ConfigError, one_of
 from tailrank.data.dataset import Dataset
 from tailrank.data.registry import DataSettings
-from tailrank.models import ModelConfig
+from tailrank.inference.ranker import load_model
+from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.registry import (
     architecture_names,
     config_for,
@@ -30,12 +32,26 @@ class Recipe:
         sizes: keywords of the architecture's `for_spec`; what is left out has its default.
         data: how rows become features.
         training: settings of the run.
+        pretrained: folders of trained models that the model starts from; none: from its seed.
     """
 
     architecture: str = "dlrm"
     sizes: Mapping[str, Any] = field(default_factory=dict)
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrained: tuple[str, ...] = ()
+
+    def fresh_model(self, dataset: Dataset) -> RankingModel:
+        """The model as training begins with it.
+
+        Raises:
+            ConfigError: as `model_config`; or pretrained models that are not its parts.
+            DataError: one of them is missing or damaged.
+        """
+        model = build_model(self.model_config(dataset), self.training.seed)
+        if self.pretrained:
+            model.start_from([load_model(Path(folder))[0] for folder in self.pretrained])
+        return model
 
     def model_config(self, dataset: Dataset) -> ModelConfig:
         """The model for these features and tasks.
@@ -70,11 +86,17 @@ class Recipe:
             "sizes": dict(self.sizes),
             "data": self.data.to_dict(),
             "training": asdict(self.training),
+            "pretrained": list(self.pretrained),
         }
 
 
-def recipe_for(architecture: str, kind: str) -> Recipe:
+def recipe_for(architecture: str, kind: str, variant: str | None = None) -> Recipe:
     """The recipe of a model for a kind of data; the defaults where nobody has looked for one.
+
+    Args:
+        architecture: a name of `models.registry`.
+        kind: a name of `data.registry`.
+        variant: of the architecture, which may have a recipe of its own, `ARCHITECTURE-VARIANT`.
 
     Raises:
         ConfigError: unknown architecture.
@@ -82,7 +104,8 @@ def recipe_for(architecture: str, kind: str) -> Recipe:
     if architecture not in architecture_names():
         raise ConfigError("model", architecture, one_of(architecture_names(), architecture))
     plain = _ANY_DATA.get(architecture, Recipe(architecture=architecture))
-    return RECIPES.get((architecture, kind), plain)
+    own = RECIPES.get((f"{architecture}-{variant}", kind))
+    return own or RECIPES.get((architecture, kind), plain)
 
 
 def for_rows(
@@ -130,6 +153,17 @@ _MOVIELENS = TrainingConfig(
     evaluate_every=350,
     select_by="grouped_auc",
 )
+# Likes and drawn items: a pass has 5 million rows, and a mean of weights ranks better than the last
+# (HR@10 of validation users 0.816 for 0.806 after 9 passes of NeuMF).
+_NCF = TrainingConfig(
+    batch_items=1024,
+    epochs=9,
+    lr=0.001,
+    dense_optimizer="adam",
+    table_optimizer="adam",
+    average_fraction=0.2,
+    select_by="ndcg_at_10",
+)
 # Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
 RECIPES = {
     ("dlrm", "criteo"): Recipe(
@@ -144,6 +178,25 @@ RECIPES = {
         sizes={"interaction": "cat", "top_mlp": (128, 64)},
         data=DataSettings(embedding_dim=32),
         training=replace(_MOVIELENS, lr=0.01, table_lr=0.1, table_l2=4e-5, average_fraction=0.2),
+    ),
+    ("ncf", "ncf"): Recipe(architecture="ncf", data=DataSettings(embedding_dim=96), training=_NCF),
+    ("ncf-gmf", "ncf"): Recipe(
+        architecture="ncf",
+        sizes={"variant": "gmf"},
+        data=DataSettings(embedding_dim=32),
+        training=replace(_NCF, lr=0.002, epochs=12),
+    ),
+    ("ncf-mlp", "ncf"): Recipe(
+        architecture="ncf",
+        sizes={"variant": "mlp"},
+        data=DataSettings(embedding_dim=64),
+        training=replace(_NCF, epochs=10),
+    ),
+    # Plain SGD, as the paper: Adam's momenta of the two parts are gone.
+    ("ncf-pretrained", "ncf"): Recipe(
+        architecture="ncf",
+        data=DataSettings(embedding_dim=96),
+        training=replace(_NCF, epochs=2, lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"),
     ),
     ("dlrm", "synthetic"): Recipe(
         training=TrainingConfig(

@@ -11,6 +11,7 @@ def write_ncf(
     num_users: int = 12,
     num_items: int = 150,
     num_negatives: int = 20,
+    likes: tuple[int, int] = (6, 12),
     seed: int = 0,
     prefix: str = "small",
 ) -> dict[int, list[int]]:
@@ -23,7 +24,7 @@ def write_ncf(
     folder.mkdir(parents=True, exist_ok=True)
     train, test, negatives, items_of = [], [], [], {}
     for user in range(num_users):
-        count = 2 if user == num_users - 1 else int(rng.integers(6, 12))
+        count = 2 if user == num_users - 1 else int(rng.integers(*likes))
         liked = np.flatnonzero(np.arange(num_items) % 3 == user % 3)
         items = rng.choice(liked, size=count, replace=False).tolist()
         items_of[user] = items

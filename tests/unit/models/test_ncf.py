@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tailrank.core.errors import ConfigError
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
-from tailrank.features import Feature, FeatureSpec, TableSpec
-from tailrank.models import build_model, config_from_dict
+from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, TableSpec
+from tailrank.models import RankingModel, build_model, config_from_dict
 from tailrank.models.ncf import NCFConfig
 from tailrank.models.registry import config_for, config_to_dict, size_from_text
 from tailrank.training.config import TrainingConfig
@@ -102,3 +103,51 @@ def test_every_variant_learns(variant: str) -> None:
         for _ in range(10)
     ]
     assert losses[-1] < 0.97 * losses[0]
+
+
+def trained_like(sizes: dict, dim: int, seed: int) -> RankingModel:
+    model = build_model(config_for("ncf", make_spec(dim), sizes), seed)
+    with torch.no_grad():
+        model.tables.weight_VD.mul_(50.0)
+        for parameter in model.dense_parameters():
+            parameter.add_(0.1)
+    return model
+
+
+def test_pretrained_neumf_starts_as_the_mean_of_its_parts() -> None:
+    gmf, mlp = trained_like({"variant": "gmf"}, 4, 1), trained_like({"variant": "mlp"}, 8, 2)
+    neumf = build_model(config_for("ncf", make_spec(12), {}), seed=3)
+    neumf.start_from([gmf, mlp])
+    ids = SideFeatures(
+        dense_RN=torch.zeros(5, 0), values_L=torch.arange(5), offsets=torch.arange(6)
+    )
+    batch = FeatureBatch(user=ids, item=ids, item_to_user_B=torch.tensor([0, 0, 1, 3, 4]))
+    torch.testing.assert_close(neumf(batch), 0.5 * gmf(batch) + 0.5 * mlp(batch))
+    neumf.start_from([gmf, mlp], alpha=0.2)
+    torch.testing.assert_close(neumf(batch), 0.2 * gmf(batch) + 0.8 * mlp(batch))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([("gmf", 4)], "got 1; allowed: two models: a GMF, then an MLP"),
+        ([("mlp", 8), ("gmf", 4)], r"model 1: got 'MLP 16-8-4 \(5 users, 7 items\)'.*GMF of 4"),
+        ([("gmf", 4), ("mlp", 10)], r"model 2: got 'MLP 20-10-5 .*'; allowed: MLP 16-8-4"),
+        ([("gmf", 5), ("mlp", 8)], r"model 1: got 'GMF of 5 factors .*'; allowed: GMF of 4"),
+        ([("neumf", 12), ("mlp", 8)], r"model 1: got 'GMF of 4 factors and MLP 16-8-4"),
+    ],
+)
+def test_other_models_than_its_parts_are_refused(parts, said: str) -> None:
+    others = [trained_like({"variant": variant}, dim, 1) for variant, dim in parts]
+    neumf = build_model(config_for("ncf", make_spec(12), {}), seed=3)
+    with pytest.raises(ConfigError, match=f"--pretrained.*{said}"):
+        neumf.start_from(others)
+
+
+def test_only_neumf_starts_from_others() -> None:
+    gmf = trained_like({"variant": "gmf"}, 4, 1)
+    with pytest.raises(ConfigError, match="neumf starts from these two"):
+        gmf.start_from([gmf, gmf])
+    factors = build_model(config_for("matrix_factorization", make_spec(4), {}), seed=1)
+    with pytest.raises(ConfigError, match=r"--pretrained.*only ncf starts from others"):
+        factors.start_from([gmf])
