@@ -19,6 +19,7 @@ from tailrank.features import FeatureBatch
 from tailrank.inference.attention_blocks import BlockedAttention
 from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.dense_layers import PackedMLP
+from tailrank.inference.native_gru import NativeGRU
 from tailrank.models import RankingModel
 from tailrank.models.din import AttentionUnit
 from tailrank.models.layers import SidedMlp
@@ -34,6 +35,7 @@ _OF_MODULE: dict[type[nn.Module], Operator] = {
     PackedMLP: "dense",
     nn.Linear: "dense",
     GRU: "recurrent",
+    NativeGRU: "recurrent",
 }
 
 

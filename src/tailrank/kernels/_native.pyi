@@ -22,3 +22,18 @@ class DenseIsa(enum.Enum):
     avx512_bf16 = 4
 
 def can_run_dense(isa: DenseIsa) -> bool: ...
+
+class Gru:
+    def __init__(self, isa: DenseIsa, weight_GH: int, hidden: int) -> None: ...
+    def __call__(
+        self,
+        x_LG: int,
+        num_places: int,
+        place_P: int,
+        scale_P: int,
+        sizes_T: int,
+        num_times: int,
+        num_rows: int,
+        states_PH: int,
+        last_RH: int,
+    ) -> bool: ...

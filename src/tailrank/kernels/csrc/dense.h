@@ -60,6 +60,23 @@ struct InteractionCall {
   float* out;
 };
 
+// One step of a gated recurrent unit for rows whose states are changed in place: h' = (1 - a u) h +
+// a u c with u = sigmoid(x_u + U_u h), r = sigmoid(x_r + U_r h), c = tanh(x_c + r U_c h).
+//
+// `x` holds x_u, x_r and x_c of each place, of which row i takes number `place_R[i]`; rows of
+// `of_state` hold U_u h, U_r h and U_c h. `scale_R` holds each row's a; null: all 1.
+struct GruStep {
+  const float* x;
+  const std::int64_t* place_R;
+  const float* scale_R;
+  const float* of_state;
+  std::ptrdiff_t of_state_stride;
+  float* state;
+  std::ptrdiff_t state_stride;
+  std::int64_t num_rows;
+  int hidden;
+};
+
 struct DenseKernels {
   int lanes;  // floats of a vector register, and what widths are padded to
   std::size_t (*packed_bytes)(DenseFormat format, int num_inputs, int num_outputs);
@@ -72,6 +89,7 @@ struct DenseKernels {
   // Rows of `out` have room for a multiple of 16 codes.
   void (*to_int8)(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, int width,
                   std::uint8_t* out, std::ptrdiff_t out_stride, RowScale* row_scales);
+  void (*gru_step)(const GruStep& call);
 };
 
 namespace portable { extern const DenseKernels kDense; }

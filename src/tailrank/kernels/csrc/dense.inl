@@ -1,4 +1,4 @@
-// Dense layers and the dot interaction, one source compiled once per instruction set: the including
+// Dense layers, the dot interaction and the gates of a recurrence, one source compiled once per instruction set: the including
 // file names the namespace and its registers.
 
 #include "dense_vectors.inl"
@@ -6,10 +6,12 @@
 #include "dense_linear.inl"
 #include "dense_packing.inl"
 #include "interaction.inl"
+#include "recurrence.inl"
 
 namespace tailrank::TAILRANK_ISA {
 
 extern const DenseKernels kDense;
-const DenseKernels kDense = {L, packed_bytes, pack_linear, linear, interact, to_bf16, to_int8};
+const DenseKernels kDense = {L,        packed_bytes, pack_linear, linear,
+                             interact, to_bf16,      to_int8,     gru_step};
 
 }  // namespace tailrank::TAILRANK_ISA

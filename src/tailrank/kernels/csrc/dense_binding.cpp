@@ -15,6 +15,7 @@
 
 #include "dense.h"
 #include "dlrm.h"
+#include "gru.h"
 #include "isa.h"
 #include "packed_mlp.h"
 #include "pooled_lookup.h"
@@ -103,6 +104,25 @@ class Mlp {
   };
   PackedMlp mlp_;
   mutable Pool<OwnSpace> spaces_;
+};
+
+// Addresses; see `GruCall`.
+class BoundGru {
+ public:
+  BoundGru(DenseIsa isa, std::uintptr_t weight_GH, int hidden)
+      : gru_(kernels_for(isa), pointer<const float>(weight_GH), hidden) {}
+
+  bool operator()(std::uintptr_t x_LG, std::int64_t num_places, std::uintptr_t place_P,
+                  std::uintptr_t scale_P, std::uintptr_t sizes_T, std::int64_t num_times,
+                  std::int64_t num_rows, std::uintptr_t states_PH, std::uintptr_t last_RH) const {
+    nb::gil_scoped_release released;
+    return gru_.run({pointer<const float>(x_LG), num_places, pointer<const std::int64_t>(place_P),
+                     pointer<const float>(scale_P), pointer<const std::int64_t>(sizes_T), num_times,
+                     num_rows, pointer<float>(states_PH), pointer<float>(last_RH)});
+  }
+
+ private:
+  Gru gru_;
 };
 
 void dot_interaction(DenseIsa isa, std::int64_t num_rows, int count, int first, int dim,
@@ -211,6 +231,9 @@ void bind_dense(nb::module_& module) {
       .def(nb::init<DenseIsa, DenseFormat, const std::vector<LayerTuple>&>())
       .def("__call__", &Mlp::operator());
   module.def("dot_interaction", &dot_interaction);
+  nb::class_<BoundGru>(module, "Gru")
+      .def(nb::init<DenseIsa, std::uintptr_t, int>())
+      .def("__call__", &BoundGru::operator());
   nb::class_<BoundDlrm>(module, "Dlrm")
       .def(nb::init<DenseIsa, DenseFormat, bool, RowFormat, int, int, const BoundDlrm::SideSetup&,
                     const BoundDlrm::SideSetup&, const BoundDlrm::MlpSetup&,
