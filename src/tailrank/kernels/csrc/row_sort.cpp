@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "prefetch.h"
+
 namespace tailrank {
 namespace {
 
@@ -59,10 +61,16 @@ SortFault RowSort::sort(const std::vector<IdBags>& lookups, std::uint64_t num_ro
   const int passes = (bits + kDigitBitsMax - 1) / kDigitBitsMax;
   const int digit_bits = (bits + passes - 1) / passes, num_digits = 1 << digit_bits;
   const std::uint64_t mask = static_cast<std::uint64_t>(num_digits) - 1;
+  const std::size_t room = static_cast<std::size_t>(size);
+  Occurrence* const halves[] = {halves_[0].reserve(room), halves_[1].reserve(room)};
   std::uint32_t* counts = counts_.reserve(static_cast<std::size_t>(passes) * num_digits);
   std::fill_n(counts, passes * num_digits, 0u);
+  // What a pass will write all over is asked for in the loop before it, in order: since the last
+  // step other memory has taken its place in the cache, and scattered writes wait one by one.
+  const Occurrence* ahead = halves[0];
   for (std::size_t i = 0; i < lookups.size(); ++i) {
     for (std::int64_t at = 0; at < lookups[i].num_ids; ++at) {
+      prefetch(ahead++);
       const std::uint64_t row = static_cast<std::uint64_t>(lookups[i].ids[at]);
       if (row >= num_rows) return {SortFault::bad_id, static_cast<std::int64_t>(i), at};
       for (int pass = 0; pass < passes; ++pass)
@@ -71,9 +79,10 @@ SortFault RowSort::sort(const std::vector<IdBags>& lookups, std::uint64_t num_ro
   }
   for (int pass = 0; pass < passes; ++pass) to_places(counts + pass * num_digits, num_digits);
 
-  const std::size_t room = static_cast<std::size_t>(size);
-  Occurrence* to = halves_[0].reserve(room);
+  Occurrence* to = halves[0];
+  ahead = halves[1];
   const auto first_pass = [&](std::uint64_t row, std::uint64_t place) {
+    prefetch(ahead++);
     to[counts[row & mask]++] = row << 32 | place;
   };
   if (weighted_) {
@@ -94,7 +103,7 @@ SortFault RowSort::sort(const std::vector<IdBags>& lookups, std::uint64_t num_ro
   }
   const Occurrence* from = to;
   for (int pass = 1; pass < passes; ++pass) {
-    to = halves_[pass % 2].reserve(room);
+    to = halves[pass % 2];
     std::uint32_t* places = counts + pass * num_digits;
     const int shift = 32 + pass * digit_bits;
     for (std::int64_t i = 0; i < size; ++i) to[places[from[i] >> shift & mask]++] = from[i];
