@@ -1,24 +1,35 @@
-"""Quality on real clicks: DLRM beside logistic regression on the same rows of the Criteo sample.
+"""Quality on real clicks: models beside logistic regression on the same rows of the Criteo sample.
 
-Settings are those of `tailrank train dlrm --data criteo:…` (its recipe), found on validation rows
-only, as is the penalty of the regression. Each model is then refitted on the first 6/7 in time
-and scores the last 1/7 once per seed. The difference of the AUCs (mean over seeds, and of each
-seed) has a paired bootstrap interval over rows.
+Settings are those of `tailrank train MODEL --data criteo:… --refit` (its recipe), found on
+validation rows only, as is the penalty of the regression. Each model is then refitted on the first
+6/7 in time and scores the last 1/7 once per seed. The difference of the AUCs (mean over seeds, and
+of each seed) has a paired bootstrap interval over rows.
 
     python benchmarks/bench_criteo_quality.py --data ../shared/data/criteo_kaggle/train.tsv --json X
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from peers.logistic_regression import fit_logistic, predict, read_hashed
-from quality_runs import Run, difference, parse_arguments, report, run_recipe, spread, test_metrics
+from quality_runs import (
+    Run,
+    difference,
+    parse_arguments,
+    report,
+    run_recipe,
+    shortened,
+    spread,
+    test_metrics,
+)
 from tailrank.data.dataset import split_bounds
 from tailrank.metrics import BinaryMetrics
 from tailrank.reporting.result import Result
 from tailrank.training.recipe import recipe_for
 
+MODELS = ("dlrm", "deepfm", "dcn_v2", "wide_and_deep")
 METRICS = ("auc", "logloss", "normalised_entropy", "calibration")
 PENALTIES = (5.0, 10.0, 15.0, 20.0, 30.0)
 SEEDS = (0, 1, 2)
@@ -26,36 +37,22 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/data/criteo_kaggle/train.
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, SHARED, "one seed, one penalty", ("dlrm",))
+    arguments = parse_arguments(__doc__, SHARED, "one seed, few steps, one penalty", MODELS)
     if arguments is None:
         return
-    recipe = recipe_for("dlrm", "criteo")
     seeds, penalties = (SEEDS[:1], (15.0,)) if arguments.quick else (SEEDS, PENALTIES)
-    data, kept = f"criteo:{arguments.data}", arguments.runs
-    runs = [run_recipe("dlrm", data, recipe, seed, refit=True, runs=kept) for seed in seeds]
     if arguments.only:
+        runs_of(arguments.only, arguments, seeds)
         return
+    runs = {model: runs_of(model, arguments, seeds) for model in MODELS}
     penalty, regression = logistic_regression(arguments.data, penalties)
-    base = regression.test.compute()
-    metrics = {
-        "criteo.logistic_regression.auc": base.auc,
-        "criteo.logistic_regression.logloss": base.logloss,
-    }
-    intervals = {}
-    for seed, run in zip(seeds, runs, strict=True):
-        values, name = run.test.compute(), f"criteo.difference_auc_seed_{seed}"
-        metrics[f"criteo.dlrm.auc_seed_{seed}"] = values.auc
-        metrics[f"criteo.dlrm.logloss_seed_{seed}"] = values.logloss
-        metrics[name], intervals[name] = difference([run], [regression], seed=seed)
-    name = "criteo.difference_auc"
-    metrics |= test_metrics("criteo.dlrm", runs, METRICS)
-    metrics |= spread("criteo.dlrm.auc_validation", [run.metrics["auc_validation"] for run in runs])
-    metrics[name], intervals[name] = difference(runs, [regression])
+    metrics, intervals = compare(runs, regression)
     result = Result(
         command="bench_criteo_quality",
         config={
-            "data": str(arguments.data),
-            "recipe": recipe.to_dict(),
+            "data": arguments.data.name,
+            "quick": arguments.quick,
+            "recipes": {model: recipe_for(model, "criteo").to_dict() for model in MODELS},
             "logistic_regression": {"penalty": penalty, "penalties": penalties},
             "seeds": seeds,
         },
@@ -64,6 +61,38 @@ def main() -> None:
         intervals=intervals,
     )
     report(result, arguments.json)
+
+
+def runs_of(model: str, arguments: argparse.Namespace, seeds: tuple[int, ...]) -> list[Run]:
+    """The model trained, refitted and tested from each seed."""
+    recipe = recipe_for(model, "criteo")
+    if arguments.quick:
+        recipe = shortened(recipe, 48)
+    data, kept = f"criteo:{arguments.data}", arguments.runs
+    return [run_recipe(model, data, recipe, seed, refit=True, runs=kept) for seed in seeds]
+
+
+def compare(
+    runs: dict[str, list[Run]], regression: Run
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Figures of every model, and what its AUC is above the regression's, with intervals."""
+    base = regression.test.compute()
+    metrics = {
+        "criteo.logistic_regression.auc": base.auc,
+        "criteo.logistic_regression.logloss": base.logloss,
+    }
+    intervals = {}
+    for model, seeds in runs.items():
+        prefix, lead = f"criteo.{model}", f"criteo.{model}_less_logistic_regression.auc"
+        metrics |= test_metrics(prefix, seeds, METRICS)
+        validation = [run.metrics["auc_validation"] for run in seeds]
+        metrics |= spread(f"{prefix}.auc_validation", validation)
+        metrics[lead], intervals[lead] = difference(seeds, [regression])
+        for seed, run in enumerate(seeds):
+            name = f"{lead}_seed_{seed}"
+            metrics[f"{prefix}.auc_seed_{seed}"] = run.test.compute().auc
+            metrics[name], intervals[name] = difference([run], [regression], seed=seed)
+    return metrics, intervals
 
 
 def logistic_regression(path: Path, penalties: tuple[float, ...]) -> tuple[float, Run]:
