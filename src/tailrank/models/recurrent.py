@@ -95,18 +95,22 @@ class GRU(nn.Module):
         state_RH = rows_LK.new_zeros(order.longest_R.shape[0], self.hidden)
         states, ended = [state_RH[:0]], []
         for x_RG, scale_R1 in zip(torch.split(x_PG, order.sizes), scales, strict=True):
-            ended.append(state_RH[x_RG.shape[0] :])
-            state_RH = self._step(x_RG, state_RH[: x_RG.shape[0]], scale_R1)
+            num_rows = x_RG.shape[0]
+            if num_rows < state_RH.shape[0]:
+                ended.append(state_RH[num_rows:])
+                state_RH = state_RH[:num_rows]
+            state_RH = self._step(x_RG, state_RH, scale_R1)
             states.append(state_RH)
         last_RH = torch.cat([state_RH, *reversed(ended)])
         return torch.cat(states), last_RH.index_select(0, inverse(order.longest_R))
 
     def _step(self, x_RG: Tensor, state_RH: Tensor, scale_R1: Tensor | None) -> Tensor:
         """The next states of the rows that go on."""
-        width, of_state_RG = 2 * self.hidden, self.recurrent(state_RH)
-        gates = torch.sigmoid(x_RG[:, :width] + of_state_RG[:, :width])
-        update_RH, reset_RH = gates.chunk(2, dim=1)
-        candidate_RH = torch.tanh(x_RG[:, width:] + reset_RH * of_state_RG[:, width:])
+        widths = [2 * self.hidden, self.hidden]
+        gates_x, candidate_x_RH = torch.split(x_RG, widths, dim=1)
+        gates_h, candidate_h_RH = torch.split(self.recurrent(state_RH), widths, dim=1)
+        update_RH, reset_RH = torch.sigmoid(gates_x + gates_h).chunk(2, dim=1)
+        candidate_RH = torch.tanh(torch.addcmul(candidate_x_RH, reset_RH, candidate_h_RH))
         if scale_R1 is not None:
             update_RH = update_RH * scale_R1
         return torch.lerp(state_RH, candidate_RH, update_RH)
