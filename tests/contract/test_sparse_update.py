@@ -343,6 +343,15 @@ def test_tensors_of_another_kind_are_refused(isa: native.IsaName) -> None:
             NativeUpdate("adagrad", weight, state, isa=isa)
 
 
+def test_rows_of_an_earlier_batch_are_not_taken_for_the_last_ones(isa: native.IsaName) -> None:
+    update = NativeUpdate("sgd", random_table(9, 4), {}, isa=isa)
+    earlier = update.read([bags_of(0, dim=4)])
+    update.read([bags_of(1, dim=4)])
+    for use in (earlier.rows, earlier.squared_norm, lambda: earlier.update(0.1)):
+        with pytest.raises(AssertionError, match="another batch"):
+            use()
+
+
 def test_gradients_with_gaps_are_read_as_they_are(kernels: Kernels) -> None:
     """As autograd gives them for a sum: one number expanded to all elements."""
     weight_VD = torch.zeros(5, 4, device=kernels.device)

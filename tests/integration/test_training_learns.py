@@ -13,6 +13,7 @@ from tailrank.core.files import locked_directory
 from tailrank.data.registry import open_dataset
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.inference.ranker import load_model
+from tailrank.kernels.sparse_update import kernels_for
 from tailrank.training.evaluation import evaluate
 from tailrank.training.procedure import train_and_test
 from tailrank.training.recipe import RECIPES
@@ -53,6 +54,7 @@ def test_train_writes_an_artifact_that_evaluate_reproduces(tmp_path: Path, capsy
     assert {"auc_test", "auc_attainable", "logloss_test", "train_samples_per_s"} <= set(
         result["metrics"]
     )
+    assert result["config"]["table_kernels"] == kernels_for(torch.zeros(1, 1))
     assert result["seed"] == result["config"]["recipe"]["training"]["seed"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
     for name in result["artifacts"]:

@@ -129,7 +129,7 @@ class NativeUpdate:
         for name, tensor in expected.items():
             _check(f"state[{name!r}]", state[name], tensor.dtype, tuple(tensor.shape))
         self._rule, self._weight_VD, self._state = rule, weight_VD, state
-        self._latest: NativeRows | None = None
+        self._num_reads = 0
         memory = [tensor for tensor in state.values() if tensor.dim()]
         self.native = extension.SparseUpdate(
             chosen,
@@ -162,15 +162,14 @@ class NativeUpdate:
             num_ids += max(count, num_bags)
         if num_ids >= ROWS_MAX:
             raise ConfigError("lookups", num_ids, f"less than {ROWS_MAX} ids or bags")
-        self._latest = None
+        self._num_reads += 1
         if (fault := self.native.read(calls)) is not None:
             raise self._error(fault, lookups)
-        self._latest = NativeRows(self, num_ids, gradients)
-        return self._latest
+        return NativeRows(self, self._num_reads, num_ids, gradients)
 
-    def is_latest(self, rows: NativeRows) -> bool:
-        """Whether no later batch has been read."""
-        return rows is self._latest
+    def check_latest(self, number: int) -> None:
+        """Make sure that what the kernel holds is the read of that number."""
+        assert number == self._num_reads, "another batch has been read since"
 
     def rate(self, lr: float) -> float:
         """Learning rate of a step that begins now, with what makes up for means that began at 0."""
@@ -193,26 +192,28 @@ class NativeUpdate:
 class NativeRows:
     """`RowsRead`, sorted inside of a `NativeUpdate`."""
 
-    def __init__(self, owner: NativeUpdate, num_ids: int, gradients: list[Tensor]) -> None:
-        self._owner, self._num_ids = owner, num_ids
+    def __init__(
+        self, owner: NativeUpdate, number: int, num_ids: int, gradients: list[Tensor]
+    ) -> None:
+        self._owner, self._number, self._num_ids = owner, number, num_ids
         self._gradients = gradients  # kept alive here
         self._addresses = [gradient.data_ptr() for gradient in gradients]
 
     def rows(self) -> Tensor:
         """See `RowsRead`."""
-        assert self._owner.is_latest(self), "another batch has been read since"
+        self._owner.check_latest(self._number)
         rows_L = torch.empty(self._num_ids, dtype=torch.int64)
         return rows_L[: self._owner.native.rows(rows_L.data_ptr())]
 
     def squared_norm(self) -> float:
         """See `RowsRead`."""
-        assert self._owner.is_latest(self), "another batch has been read since"
+        self._owner.check_latest(self._number)
         norm: float = self._owner.native.squared_norm(self._addresses)
         return norm
 
     def update(self, lr: float, *, scale: float = 1.0, l2: float = 0.0) -> None:
         """See `RowsRead`."""
-        assert self._owner.is_latest(self), "another batch has been read since"
+        self._owner.check_latest(self._number)
         self._owner.native.update(self._addresses, self._owner.rate(lr), scale, l2)
 
 

@@ -10,6 +10,8 @@ from tailrank.core.errors import ConfigError
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.embeddings import Pooled
 from tailrank.features import SIDES, FeatureBatch, Labels
+from tailrank.kernels import native
+from tailrank.kernels.sparse_update import kernels_for
 from tailrank.models import RankingModel, build_model
 from tailrank.models.dlrm import DLRMConfig
 from tailrank.training.config import TrainingConfig
@@ -107,3 +109,23 @@ def test_a_gradient_that_is_not_finite_is_blamed_on_the_rate() -> None:
     step = TrainStep(model, TrainingConfig(clip_norm=1.0))
     with pytest.raises(ConfigError, match=r"lr: .* no longer finite"):
         step(batch, labels)
+
+
+@pytest.mark.parametrize("table_optimizer", ["rowwise_adagrad", "amsgrad"])
+def test_steps_without_native_kernels_are_the_same(table_optimizer: str, monkeypatch) -> None:
+    """All that a step can ask of the rows: clipping, L2, their mean."""
+    settings = {"table_optimizer": table_optimizer, "table_l2": 0.01, "clip_norm": 0.05}
+    config = TrainingConfig(lr=0.01, average_fraction=0.5, **settings)
+    ends = []
+    for reason in (native.why_unavailable(), "as if they were not installed"):
+        monkeypatch.setattr(native, "_REASON", reason)
+        model, batch, labels = model_and_batch()
+        assert (kernels_for(model.tables.weight_VD) == "torch") == (reason is not None)
+        step = TrainStep(model, config)
+        for _ in range(5):
+            step(batch, labels)
+        with step.averaged():
+            mean_VD = model.tables.weight_VD.detach().clone()
+        ends.append([model.tables.weight_VD.detach(), mean_VD, *step.tables.state().values()])
+    for mine, theirs in zip(*ends, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
