@@ -29,7 +29,7 @@ import torch
 from inference_cases import tailrank_ranker
 from inference_metrics import Figures, Floats, validity
 from peers.eager_model import EagerModel
-from tailrank.characterization.operators import OPERATORS, Operator, timed_operators
+from tailrank.characterization.operators import OPERATORS, Operator, TimedCall, timed_operators
 from tailrank.characterization.payloads import QueryPool
 from tailrank.core.query import BatchPart, Query
 from tailrank.features import FeatureBatch
@@ -110,14 +110,23 @@ class _Contender(NamedTuple):
         us = statistics.median(self._us(batch) for batch in plain)
         own_ns, wall_ns = time.thread_time_ns() - own_ns, time.monotonic_ns() - wall_ns
         with timed_operators(self.ranker) as timed:
-            found = [timed(batch) for batch in watched]
-        parts_us = {name: statistics.median(ns[name] / 1e3 for ns in found) for name in OPERATORS}
+            found = [_own_us(timed, batch) for batch in watched]
+        parts_us = {name: statistics.median(us[name] for us in found) for name in OPERATORS}
         return _Turn(us, parts_us, max(0.0, 1.0 - own_ns / wall_ns))
 
     def _us(self, batch: Any) -> float:
         started_ns = time.thread_time_ns()
         self.ranker.rank(batch)
         return (time.thread_time_ns() - started_ns) / 1e3
+
+
+def _own_us(timed: TimedCall, batch: Any) -> dict[Operator, float]:
+    """Microseconds of operators, less what others took of the core during the call."""
+    wall_ns, own_ns = time.monotonic_ns(), time.thread_time_ns()
+    parts_ns = timed(batch)
+    own_ns, wall_ns = time.thread_time_ns() - own_ns, time.monotonic_ns() - wall_ns
+    fraction = min(1.0, own_ns / wall_ns)
+    return {name: fraction * part_ns / 1e3 for name, part_ns in parts_ns.items()}
 
 
 def operators_result(presets: Sequence[str], *, quick: bool, say: Callable[[str], None]) -> Result:
