@@ -43,7 +43,7 @@ sanitize: $(STAMP)
 	$(BIN)/cmake --build build/sanitize/objects
 	$(SANITIZED) $(BIN)/python -m pytest -q tests/contract/test_lookup.py \
 		tests/contract/test_dense.py tests/contract/test_sparse_update.py tests/contract/test_fused_dlrm.py \
-		tests/contract/test_recurrence.py --hypothesis-profile=fuzz
+		tests/contract/test_recurrence.py tests/contract/test_attention.py --hypothesis-profile=fuzz
 
 demo: setup
 	$(BIN)/tailrank demo --overwrite

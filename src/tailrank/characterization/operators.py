@@ -19,6 +19,7 @@ from tailrank.features import FeatureBatch
 from tailrank.inference.attention_blocks import BlockedAttention
 from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.dense_layers import PackedMLP
+from tailrank.inference.native_attention import NativeAttention
 from tailrank.inference.native_gru import NativeGRU
 from tailrank.models import RankingModel
 from tailrank.models.din import AttentionUnit
@@ -31,6 +32,7 @@ TimedCall = Callable[[FeatureBatch], dict[Operator, int]]
 _OF_MODULE: dict[type[nn.Module], Operator] = {
     AttentionUnit: "attention",
     BlockedAttention: "attention",
+    NativeAttention: "attention",
     SidedMlp: "dense",
     PackedMLP: "dense",
     nn.Linear: "dense",

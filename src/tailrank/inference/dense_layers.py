@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tailrank.core.errors import BackendUnavailable
+from tailrank.inference.native_attention import NativeAttention
 from tailrank.inference.native_gru import NativeGRU
 from tailrank.kernels import dense, native, onednn
 from tailrank.kernels.dense import DenseFormat
 from tailrank.kernels.row_formats import FLOATS
 from tailrank.models import RankingModel
+from tailrank.models.din import AttentionUnit
 from tailrank.models.recurrent import GRU
 
 DenseBackend = Literal["native", "mkl", "onednn"]
@@ -153,6 +155,8 @@ def _packed(module: nn.Module, backend: DenseBackend, dense_format: DenseFormat)
         return module
     if isinstance(module, nn.Sequential):
         return packed_stack(module, backend, dense_format)
+    if isinstance(module, AttentionUnit) and backend == "native":
+        return NativeAttention(module)
     if isinstance(module, GRU) and backend == "native":
         return NativeGRU(module, packed_stack(module.inputs, backend, dense_format))
     packed = copy.copy(module)

@@ -23,6 +23,27 @@ class DenseIsa(enum.Enum):
 
 def can_run_dense(isa: DenseIsa) -> bool: ...
 
+class Attention:
+    def __init__(
+        self,
+        isa: DenseIsa,
+        first: list[tuple[int, int, int, int, bool]],
+        activations: list[tuple[int, int, int, int]],
+        rest: list[tuple[int, int, int, int, bool]],
+    ) -> None: ...
+    def __call__(
+        self,
+        rows_LK: int,
+        num_rows: int,
+        first_U: int,
+        length_U: int,
+        num_users: int,
+        candidate_BK: int,
+        user_of_item_B: int,
+        num_items: int,
+        out_BK: int,
+    ) -> bool: ...
+
 class Gru:
     def __init__(self, isa: DenseIsa, weight_GH: int, hidden: int) -> None: ...
     def __call__(

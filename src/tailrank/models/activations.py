@@ -44,9 +44,19 @@ class Dice(nn.Module):
             variance_M, mean_M = torch.var_mean(s_RM, dim=0, correction=0)
             self.mean_M.lerp_(mean_M.detach(), _MOMENTUM)
             self.variance_M.lerp_(variance_M.detach(), _MOMENTUM)
-        scale_M = torch.rsqrt(variance_M + _EPS)
-        p_RM = torch.sigmoid(torch.addcmul(-mean_M * scale_M, s_RM, scale_M))
+        scale_M, shift_M = _turning(mean_M, variance_M)
+        p_RM = torch.sigmoid(torch.addcmul(shift_M, s_RM, scale_M))
         return torch.lerp(self.alpha_M * s_RM, s_RM, p_RM)
+
+    def turning(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of p(s) = sigmoid(scale s + shift) by the running statistics."""
+        return _turning(self.mean_M, self.variance_M)
+
+
+def _turning(mean_M: Tensor, variance_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift that give numbers of these statistics mean 0 and variance 1."""
+    scale_M = torch.rsqrt(variance_M + _EPS)
+    return scale_M, -mean_M * scale_M
 
 
 def check_activation(name: str) -> None:

@@ -77,6 +77,22 @@ struct GruStep {
   int hidden;
 };
 
+// x = p x + (1 - p) slope x in place, after a row of `added`, where there is any, was added to each.
+// With `scale`, p = sigmoid(scale x + shift) (Dice); without, p is 1 above 0 and 0 elsewhere (PReLU).
+// Rows, and what belongs to their columns, have room for whole registers.
+struct ActivationCall {
+  float* x;
+  std::ptrdiff_t x_stride;
+  std::int64_t num_rows;
+  int width;
+  const float* added;
+  const std::int64_t* added_row;
+  std::ptrdiff_t added_stride;
+  const float* slope;
+  const float* scale;
+  const float* shift;
+};
+
 struct DenseKernels {
   int lanes;  // floats of a vector register, and what widths are padded to
   std::size_t (*packed_bytes)(DenseFormat format, int num_inputs, int num_outputs);
@@ -90,6 +106,7 @@ struct DenseKernels {
   void (*to_int8)(const float* x_BK, std::ptrdiff_t x_stride, std::int64_t num_rows, int width,
                   std::uint8_t* out, std::ptrdiff_t out_stride, RowScale* row_scales);
   void (*gru_step)(const GruStep& call);
+  void (*activate)(const ActivationCall& call);
 };
 
 namespace portable { extern const DenseKernels kDense; }

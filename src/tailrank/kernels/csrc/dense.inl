@@ -1,4 +1,4 @@
-// Dense layers, the dot interaction and the gates of a recurrence, one source compiled once per instruction set: the including
+// Dense layers, the dot interaction and what takes an exponential, one source compiled once per instruction set: the including
 // file names the namespace and its registers.
 
 #include "dense_vectors.inl"
@@ -6,12 +6,12 @@
 #include "dense_linear.inl"
 #include "dense_packing.inl"
 #include "interaction.inl"
-#include "recurrence.inl"
+#include "gates.inl"
 
 namespace tailrank::TAILRANK_ISA {
 
 extern const DenseKernels kDense;
-const DenseKernels kDense = {L,        packed_bytes, pack_linear, linear,
-                             interact, to_bf16,      to_int8,     gru_step};
+const DenseKernels kDense = {L,       packed_bytes, pack_linear, linear,  interact,
+                             to_bf16, to_int8,      gru_step,    activate};
 
 }  // namespace tailrank::TAILRANK_ISA

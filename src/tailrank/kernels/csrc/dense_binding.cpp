@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention.h"
 #include "dense.h"
 #include "dlrm.h"
 #include "gru.h"
@@ -104,6 +105,43 @@ class Mlp {
   };
   PackedMlp mlp_;
   mutable Pool<OwnSpace> spaces_;
+};
+
+// Slope, scale and shift: addresses; width. See `ActivationWeights`.
+using ActivationTuple = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, int>;
+
+// `first`: the shares of row, candidate and product. Addresses; see `AttentionCall`.
+class BoundAttention {
+ public:
+  BoundAttention(DenseIsa isa, const std::vector<LayerTuple>& first,
+                 const std::vector<ActivationTuple>& activations,
+                 const std::vector<LayerTuple>& rest)
+      : attention_(kernels_for(isa), layers_of(first).at(0), layers_of(first).at(1),
+                   layers_of(first).at(2), activations_of(activations), layers_of(rest)) {}
+
+  bool operator()(std::uintptr_t rows_LK, std::int64_t num_rows, std::uintptr_t first_U,
+                  std::uintptr_t length_U, std::int64_t num_users, std::uintptr_t candidate_BK,
+                  std::uintptr_t user_of_item_B, std::int64_t num_items,
+                  std::uintptr_t out_BK) const {
+    nb::gil_scoped_release released;
+    return attention_.run({pointer<const float>(rows_LK), num_rows,
+                           pointer<const std::int64_t>(first_U),
+                           pointer<const std::int64_t>(length_U), num_users,
+                           pointer<const float>(candidate_BK),
+                           pointer<const std::int64_t>(user_of_item_B), num_items,
+                           pointer<float>(out_BK)});
+  }
+
+ private:
+  static std::vector<ActivationWeights> activations_of(const std::vector<ActivationTuple>& tuples) {
+    std::vector<ActivationWeights> weights;
+    for (const auto& [slope, scale, shift, width] : tuples)
+      weights.push_back({pointer<const float>(slope), pointer<const float>(scale),
+                         pointer<const float>(shift), width});
+    return weights;
+  }
+
+  Attention attention_;
 };
 
 // Addresses; see `GruCall`.
@@ -231,6 +269,10 @@ void bind_dense(nb::module_& module) {
       .def(nb::init<DenseIsa, DenseFormat, const std::vector<LayerTuple>&>())
       .def("__call__", &Mlp::operator());
   module.def("dot_interaction", &dot_interaction);
+  nb::class_<BoundAttention>(module, "Attention")
+      .def(nb::init<DenseIsa, const std::vector<LayerTuple>&, const std::vector<ActivationTuple>&,
+                    const std::vector<LayerTuple>&>())
+      .def("__call__", &BoundAttention::operator());
   nb::class_<BoundGru>(module, "Gru")
       .def(nb::init<DenseIsa, std::uintptr_t, int>())
       .def("__call__", &BoundGru::operator());

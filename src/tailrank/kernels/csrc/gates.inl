@@ -1,4 +1,4 @@
-// The gates of a recurrence, for one step of a block of rows.
+// Gates that are a sigmoid or a hyperbolic tangent: a step of a recurrence, and Dice.
 //
 // Legend: R rows, H hidden width.
 
@@ -55,6 +55,25 @@ void gru_step(const GruStep& call) {
     const vec next = next_state(first(x) + first(u), first(x + width) + first(u + width),
                                 first(x + 2 * width), first(u + 2 * width), first(state), scale);
     std::memcpy(state + h, &next, static_cast<std::size_t>(left) * 4);
+  }
+}
+
+void activate(const ActivationCall& call) {
+  for (std::int64_t row = 0; row < call.num_rows; ++row) {
+    float* x_M = call.x + row * call.x_stride;
+    const float* added_M = nullptr;
+    if (call.added) added_M = call.added + call.added_row[row] * call.added_stride;
+    for (int m = 0; m < call.width; m += L) {
+      vec x = load<vec>(x_M + m);
+      if (added_M) x += load<vec>(added_M + m);
+      const vec low = load<vec>(call.slope + m) * x;
+      if (call.scale) {
+        const vec p = sigmoid(load<vec>(call.scale + m) * x + load<vec>(call.shift + m));
+        store(x_M + m, low + p * (x - low));
+      } else {
+        store(x_M + m, x > 0.0f ? x : low);
+      }
+    }
   }
 }
 
