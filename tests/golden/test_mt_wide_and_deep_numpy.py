@@ -90,6 +90,15 @@ def test_one_task_is_a_model_of_one_score() -> None:
     np.testing.assert_allclose(logits_BT, expected, rtol=1e-5)
 
 
+def test_one_task_is_wide_and_deep_of_the_same_layers() -> None:
+    sizes = {"top_mlp": (5, 4, 3), "crosses": SIZES["crosses"]}
+    spec, batch = make_spec("factorization_machine"), make_batch("factorization_machine")
+    plain = build_model(config_for("wide_and_deep", spec, sizes), seed=7)
+    several = build_model(config_of(("income",)), seed=7)
+    with torch.inference_mode():
+        torch.testing.assert_close(several(batch), plain(batch))
+
+
 def test_a_step_follows_the_finite_differences_of_weighted_tasks_with_unknown_labels() -> None:
     labels = Labels(
         values_BT=torch.tensor(
