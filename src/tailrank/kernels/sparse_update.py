@@ -130,8 +130,9 @@ class NativeUpdate:
             _check(f"state[{name!r}]", state[name], tensor.dtype, tuple(tensor.shape))
         self._rule, self._weight_VD, self._state = rule, weight_VD, state
         self._num_reads = 0
-        memory = [tensor for tensor in state.values() if tensor.dim()]
-        self.native = extension.SparseUpdate(
+        memory = [state[name] for name, tensor in expected.items() if tensor.dim()]
+        row_bytes = 4 * self._dim * sum(tensor.dim() == 2 for tensor in (weight_VD, *memory))
+        self.kernel = extension.SparseUpdate(
             chosen,
             extension.RowRule[rule],
             weight_VD.data_ptr(),
@@ -141,8 +142,7 @@ class NativeUpdate:
             ADAGRAD_EPS if rule.endswith("adagrad") else ADAM_EPS,
             1.0 - BETA_1,
             1.0 - BETA_2,
-            prefetch_bytes
-            // max(1, 4 * self._dim * sum(t.dim() == 2 for t in [weight_VD, *memory])),
+            prefetch_bytes // max(1, row_bytes),
         )
 
     def read(self, lookups: Sequence[Bags]) -> NativeRows:
@@ -163,7 +163,7 @@ class NativeUpdate:
         if num_ids >= ROWS_MAX:
             raise ConfigError("lookups", num_ids, f"less than {ROWS_MAX} ids or bags")
         self._num_reads += 1
-        if (fault := self.native.read(calls)) is not None:
+        if (fault := self.kernel.read(calls)) is not None:
             raise self._error(fault, lookups)
         return NativeRows(self, self._num_reads, num_ids, gradients)
 
@@ -203,18 +203,18 @@ class NativeRows:
         """See `RowsRead`."""
         self._owner.check_latest(self._number)
         rows_L = torch.empty(self._num_ids, dtype=torch.int64)
-        return rows_L[: self._owner.native.rows(rows_L.data_ptr())]
+        return rows_L[: self._owner.kernel.rows(rows_L.data_ptr())]
 
     def squared_norm(self) -> float:
         """See `RowsRead`."""
         self._owner.check_latest(self._number)
-        norm: float = self._owner.native.squared_norm(self._addresses)
+        norm: float = self._owner.kernel.squared_norm(self._addresses)
         return norm
 
     def update(self, lr: float, *, scale: float = 1.0, l2: float = 0.0) -> None:
         """See `RowsRead`."""
         self._owner.check_latest(self._number)
-        self._owner.native.update(self._addresses, self._owner.rate(lr), scale, l2)
+        self._owner.kernel.update(self._addresses, self._owner.rate(lr), scale, l2)
 
 
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:

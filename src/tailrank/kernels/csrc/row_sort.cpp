@@ -88,8 +88,10 @@ SortFault RowSort::sort(const std::vector<IdBags>& lookups, std::uint64_t num_ro
   if (weighted_) {
     each_id<true>(lookups, first_pass);
     std::uint32_t* bags = bags_.reserve(room);
-    each_id<false>(lookups,
-                   [&](std::uint64_t, std::uint64_t bag) { *bags++ = static_cast<std::uint32_t>(bag); });
+    const auto keep_bag = [&](std::uint64_t, std::uint64_t bag) {
+      *bags++ = static_cast<std::uint32_t>(bag);
+    };
+    each_id<false>(lookups, keep_bag);
     float* factors = factors_.reserve(room);
     for (const IdBags& x : lookups) {
       if (x.factors)
