@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tailrank.core.errors import RequestError
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.models import RankingModel, build_model
 from tailrank.models.dlrm import DLRMConfig
+from tailrank.models.registry import config_for
 from tailrank.training import loop
 from tailrank.training.checkpoint import load_checkpoint
 from tailrank.training.config import TrainingConfig
@@ -191,3 +193,33 @@ def test_a_better_evaluation_that_no_checkpoint_remembers_does_not_count(
     result = Run(PLAIN, tmp_path, seed=9).go(resume=True)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == [f"best-{result.best_step}.safetensors", LATEST_FILE]
+
+
+class TwoTasks(SyntheticDataset):
+    """A click, and its opposite, which is known of every other row."""
+
+    tasks = ("clicked", "passed")
+
+    def batches(self, splits, batch_items, **order):
+        for batch, labels in super().batches(splits, batch_items, **order):
+            click_B1 = labels.values_BT
+            known_B1 = torch.arange(len(click_B1)).unsqueeze(1) % 2 == 0
+            values_BT = torch.cat([click_B1, 1.0 - click_B1], 1)
+            mask_BT = torch.cat([torch.ones_like(known_B1), known_B1], 1)
+            yield batch, replace(labels, values_BT=values_BT, mask_BT=mask_BT)
+
+
+def test_a_run_of_several_tasks_goes_on_with_its_weights_of_tasks(tmp_path: Path) -> None:
+    dataset, config = TwoTasks(DATASET.config), replace(PLAIN, task_weights=(1.0, 0.5))
+    sizes = {"bottom_mlp": (8,), "top_mlp": (4,)}
+    made = config_for("mt_wide_and_deep", dataset.spec, sizes, dataset.tasks)
+    unbroken, steps = fit(build_model(made, 1), dataset, config), iter(range(9))
+    stop = lambda: next(steps, None) is None  # noqa: E731
+    cut = fit(build_model(made, 1), dataset, config, out=tmp_path, should_stop=stop)
+    assert not cut.finished
+    changed = replace(config, task_weights=(1.0, 1.0))
+    with pytest.raises(RequestError, match="task_weights"):
+        fit(build_model(made, 2), dataset, changed, out=tmp_path, resume=True)
+    again = fit(build_model(made, 2), dataset, config, out=tmp_path, resume=True)
+    assert again.curve == unbroken.curve
+    assert set(again.curve[0].validation_by_task) == {"clicked", "passed"}

@@ -81,6 +81,8 @@ def train(
 
     Example: tailrank train dlrm --data criteo:train.tsv --out runs/criteo --dry-run
 
+    Example: tailrank train mt_wide_and_deep --data adult:census --refit --out runs/adult
+
     Args:
         model: Architecture: dlrm, wide_and_deep, deepfm, dcn_v2, din, mean_pooling,
             factorization_machine, logistic_regression, mt_wide_and_deep (of one task or several:
@@ -107,7 +109,8 @@ def train(
         average_fraction: Judge and keep a running mean of the weights, over about this fraction of
             the steps so far (0: the weights as they are).
         evaluate_every: Steps between evaluations on validation rows (a pass).
-        select_by: Validation metric that chooses the weights to keep (logloss).
+        select_by: Validation metric that chooses the weights to keep (logloss); of several tasks,
+            its mean.
         patience: Evaluations without a better value of it before training stops (3).
         embedding_dim: Columns of every table (16); 1 for logistic_regression, and one more than the
             factors for matrix_factorization and factorization_machine; of ncf three times the

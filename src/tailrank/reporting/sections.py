@@ -279,12 +279,13 @@ def _predicting(result: Result, columns: ReportData) -> Iterator[Section]:
 def _training(result: Result, columns: ReportData) -> Iterator[Section]:
     """One run's learning."""
     if columns.learning_curve:
+        several = any(name.endswith(".auc_validation") for name in result.metrics)
         yield Section.of(
             "learning-curve",
             "What training learned",
             "Logloss (lower is better), AUC and, where rows have groups, grouped AUC, NDCG@10 and "
-            f"HR@10 (higher is better) over training steps. {_chosen(result)} on the validation "
-            "part; the test part was scored once, after.",
+            f"HR@10 (higher is better) over training steps{', means over tasks' * several}. "
+            f"{_chosen(result)} on the validation part; the test part was scored once, after.",
             figures.learning_curve(
                 columns.learning_curve,
                 result.metrics.get("auc_attainable"),

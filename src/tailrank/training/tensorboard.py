@@ -66,7 +66,10 @@ class TensorBoardLog:
 
     def point(self, run: str, point: CurvePoint) -> None:
         """Write an evaluation; its step has been reported before."""
-        for name, value in point.validation().items():
+        scalars = point.validation()
+        for task, values in point.validation_by_task.items():
+            scalars |= {f"{task}.{name}": value for name, value in values.items()}
+        for name, value in scalars.items():
             self._writers[run].add_scalar(f"validation/{name}", value, point.step)
         self._writers[run].flush()
 
