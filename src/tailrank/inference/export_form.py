@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailrank import __version__
@@ -176,7 +177,7 @@ class ExportForm(nn.Module):
         return torch.sigmoid(self.model.score(batch, pooled))
 
     def _side(self, inputs: Named, side: Side) -> SideFeatures:
-        """One side as models know it."""
+        """One side; with its ids if features are derived of them."""
         dense = [f.name for f in self.spec.features if f.side == side and f.kind == "dense"]
         sparse = self.spec.sparse(side)
         if dense:
@@ -185,9 +186,12 @@ class ExportForm(nn.Module):
             dense_RN = torch.zeros(inputs[sparse[0].name + OFFSETS].shape[0] - 1, 0)
         else:
             dense_RN = torch.zeros(inputs[ITEM_TO_USER].shape[0] if side == "item" else 1, 0)
-        values_L, offsets = torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-        if sparse:  # what a model does not read of it is in no graph
-            values_L, offsets = _row_major(*_bags(inputs, sparse), len(sparse), dense_RN.shape[0])
+        offsets, values_L = torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        if sparse:
+            length_RF = torch.stack([inputs[f.name + OFFSETS].diff() for f in sparse], dim=1)
+            offsets = F.pad(length_RF.view(dense_RN.shape[0] * len(sparse)).cumsum(0), (1, 0))
+            if self._derives:  # `score` reads no ids: they have been looked up
+                values_L = _row_major(*_bags(inputs, sparse), offsets, len(sparse))
         return SideFeatures(dense_RN=dense_RN, values_L=values_L, offsets=offsets)
 
     def _pooled(self, inputs: Named, features: Sequence[Feature], num_rows: int) -> Tensor:
@@ -256,19 +260,14 @@ def _feature_and_row(bag: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     return feature, bag - feature * num_rows  # `%` of an extent is not among what becomes ONNX
 
 
-def _row_major(
-    ids_L: Tensor, ends_G: Tensor, num_features: int, num_rows: int
-) -> tuple[Tensor, Tensor]:
-    """Bags as `SideFeatures` has them, row after row: all ids and the offsets of bags."""
-    starts_G = torch.cat([torch.zeros(1, dtype=torch.int64), ends_G[:-1]])
-    lengths_FR = (ends_G - starts_G).view(num_features, num_rows)
-    lengths_G = torch.stack(lengths_FR.unbind(0), dim=1).view(num_rows * num_features)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths_G.cumsum(0)])
+def _row_major(ids_L: Tensor, ends_G: Tensor, offsets: Tensor, num_features: int) -> Tensor:
+    """Ids that stand feature after feature, put row after row, where `offsets` begin each bag."""
+    num_rows = (offsets.shape[0] - 1) // num_features
     bag_L = _bag_of_each(ids_L, ends_G)
     feature_L, row_L = _feature_and_row(bag_L, num_rows)
-    place_L = torch.arange(ids_L.shape[0]) - starts_G[bag_L]
-    place_L = offsets[row_L * num_features + feature_L] + place_L
-    return torch.zeros_like(ids_L).index_put((place_L,), ids_L), offsets
+    place_L = torch.arange(ids_L.shape[0]) - F.pad(ends_G[:-1], (1, 0))[bag_L]
+    place_L = place_L + offsets[row_L * num_features + feature_L]
+    return torch.zeros_like(ids_L).index_put((place_L,), ids_L)
 
 
 def _without_rows(model: RankingModel) -> RankingModel:

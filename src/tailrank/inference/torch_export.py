@@ -65,14 +65,19 @@ def program_scorer(path: Path) -> Scorer:
 
 
 def _example(form: ExportForm) -> Named:
-    """Inputs of different sizes: two users, three items, some ids in the first bag of each."""
+    """Inputs of different sizes: two users, three items, some ids in the first bag of each.
+
+    Sequences that are read row by row tell of the same events and have one size.
+    """
     rows, tensors = {"users": 2, "items": 3}, {}
+    events = {feature.name for (feature,) in form.model.tables.lookups[2:]}
+    num_ids = 0
     for index, one in enumerate(inputs_of(form.spec)):
-        num_ids = 4 + index
         if one.rows == "ids":
+            num_ids = 4 if one.name in events else 5 + index
             tensors[one.name] = torch.zeros(num_ids, dtype=torch.int64)
-        elif one.more:
-            ends = torch.full((rows[one.rows],), num_ids - 1)
+        elif one.more:  # of the bag whose ids come before
+            ends = torch.full((rows[one.rows],), num_ids)
             tensors[one.name] = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
         elif one.width is None:
             tensors[one.name] = torch.zeros(rows[one.rows], dtype=torch.int64)

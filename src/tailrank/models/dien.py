@@ -148,7 +148,7 @@ class DIEN(RankingModel):
             read.first_U.index_select(0, to_user_B), read.length_U.index_select(0, to_user_B)
         )
         scale_P = self._attention(read, states_LH, order)
-        _, last_BH = self.evolution(states_LH, order, scale_P)
+        _, last_BH = self.evolution(states_LH, order, scale_P, last_only=True)
         logits_BT: Tensor = self.top(*top_inputs(batch, pooled, last_BH), to_user_B)
         return logits_BT
 

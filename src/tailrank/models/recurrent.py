@@ -25,17 +25,22 @@ class TimeOrder(NamedTuple):
         row_P: the row of each place, int64.
         place_P: which of the given places it is, int64.
         longest_R: the rows, the longest first, int64.
-        sizes: how many rows have a place at each time.
+        length_R: how many places each row has, int64.
+        sizes: how many rows have a place at each time; empty in a graph that is exported, which
+            has its places in the order of rows.
     """
 
     row_P: Tensor
     place_P: Tensor
     longest_R: Tensor
+    length_R: Tensor
     sizes: list[int]
 
 
 def time_order(first_R: Tensor, length_R: Tensor) -> TimeOrder:
     """The order of time of rows that begin at `first_R` and have `length_R` places each."""
+    if torch.compiler.is_exporting():
+        return _order_of_rows(first_R, length_R)
     longest_R = torch.argsort(length_R, descending=True, stable=True)
     count_T = torch.bincount(length_R, minlength=1).flip(0).cumsum(0).flip(0)[1:]
     time_P = torch.repeat_interleave(count_T)
@@ -46,7 +51,21 @@ def time_order(first_R: Tensor, length_R: Tensor) -> TimeOrder:
         row_P=row_P,
         place_P=first_R.index_select(0, row_P) + time_P,
         longest_R=longest_R,
+        length_R=length_R,
         sizes=count_T.tolist(),
+    )
+
+
+def _order_of_rows(first_R: Tensor, length_R: Tensor) -> TimeOrder:
+    """All places row after row: what a graph can say without knowing the number of times."""
+    row_P = torch.repeat_interleave(length_R)
+    before_R = first_R - (length_R.cumsum(0) - length_R)
+    return TimeOrder(
+        row_P=row_P,
+        place_P=before_R.index_select(0, row_P) + torch.arange(row_P.shape[0]),
+        longest_R=torch.arange(length_R.shape[0]),
+        length_R=length_R,
+        sizes=[],
     )
 
 
@@ -79,7 +98,12 @@ class GRU(nn.Module):
         self.recurrent = nn.Sequential(linear(hidden, 3 * hidden, generator, bias=False))
 
     def forward(
-        self, rows_LK: Tensor, order: TimeOrder, scale_P: Tensor | None = None
+        self,
+        rows_LK: Tensor,
+        order: TimeOrder,
+        scale_P: Tensor | None = None,
+        *,
+        last_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """All states (P, H) in the order of time, and the last one of each row, (R, H).
 
@@ -87,8 +111,12 @@ class GRU(nn.Module):
             rows_LK: the inputs of all places, each of which several rows may share.
             order: which row reads which places, and when.
             scale_P: the factors `a` of the updates; None: all 1.
+            last_only: give no states, (0, H), but the last ones.
         """
-        x_PG = self.inputs(rows_LK).index_select(0, order.place_P)
+        x_LG = self.inputs(rows_LK)
+        if torch.compiler.is_exporting():
+            return self._loop(x_LG, order, scale_P, last_only)
+        x_PG = x_LG.index_select(0, order.place_P)
         scales: Sequence[Tensor | None] = [None] * len(order.sizes)
         if scale_P is not None:
             scales = torch.split(scale_P.unsqueeze(1), order.sizes)
@@ -100,9 +128,41 @@ class GRU(nn.Module):
                 ended.append(state_RH[num_rows:])
                 state_RH = state_RH[:num_rows]
             state_RH = self._step(x_RG, state_RH, scale_R1)
-            states.append(state_RH)
+            if not last_only:
+                states.append(state_RH)
         last_RH = torch.cat([state_RH, *reversed(ended)])
         return torch.cat(states), last_RH.index_select(0, inverse(order.longest_R))
+
+    def _loop(
+        self, x_LG: Tensor, order: TimeOrder, scale_P: Tensor | None, last_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` in an exported graph: all rows take every step, ended ones in vain."""
+        # Not public, and needed by nothing else.
+        from torch._higher_order_ops.while_loop import while_loop
+
+        begin_R = order.length_R.cumsum(0) - order.length_R
+        longest = order.length_R.max()
+
+        def goes_on(time: Tensor, *_: Tensor) -> Tensor:
+            return time < longest
+
+        def step(time: Tensor, state_RH: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+            on_R = time < order.length_R
+            at_R = torch.where(on_R, begin_R + time, 0)
+            x_RG = x_LG.index_select(0, order.place_P.index_select(0, at_R))
+            scale_R1 = None if scale_P is None else scale_P.index_select(0, at_R).unsqueeze(1)
+            next_RH = torch.where(on_R.unsqueeze(1), self._step(x_RG, state_RH, scale_R1), state_RH)
+            at_R = torch.where(on_R, at_R + 1, 0)  # what has ended goes before all states
+            return time + 1, next_RH, *(s_PH.index_put((at_R,), next_RH) for s_PH in states)
+
+        start = [
+            torch.zeros((), dtype=torch.int64),
+            x_LG.new_zeros(order.length_R.shape[0], self.hidden),
+        ]
+        if not last_only:
+            start.append(x_LG.new_zeros(order.place_P.shape[0] + 1, self.hidden))
+        _, last_RH, *states = while_loop(goes_on, step, tuple(start))  # type: ignore[no-untyped-call]
+        return (last_RH[:0] if last_only else states[0][1:]), last_RH
 
     def _step(self, x_RG: Tensor, state_RH: Tensor, scale_R1: Tensor | None) -> Tensor:
         """The next states of the rows that go on."""
