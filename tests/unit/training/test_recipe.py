@@ -11,7 +11,7 @@ from tailrank.commands.train import train
 from tailrank.data.registry import DataSettings
 from tailrank.reporting.result import read_result
 from tailrank.training.config import TrainingConfig
-from tailrank.training.recipe import for_rows
+from tailrank.training.recipe import Recipe, for_rows, recipe_for
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,12 @@ def test_help_names_the_defaults() -> None:
             if isinstance(default, (int, float, str)) and not isinstance(default, bool):
                 shown = f"{default:g}" if isinstance(default, float) else default
                 assert re.search(rf"\b{shown}\b", flags[name]), (name, default)
+
+
+def test_a_variant_may_have_a_recipe_of_its_own() -> None:
+    recipes = {name: recipe_for("ncf", "ncf", name) for name in (None, "gmf", "mlp", "pretrained")}
+    dims = {name: recipe.data.embedding_dim for name, recipe in recipes.items()}
+    assert dims == {None: 96, "gmf": 32, "mlp": 64, "pretrained": 96}  # 32 factors each
+    assert recipe_for("ncf", "ncf", "neumf") == recipes[None]
+    assert recipe_for("ncf", "synthetic", "gmf") == Recipe(architecture="ncf")
+    assert recipes["pretrained"].training.table_optimizer == "sgd"
