@@ -113,7 +113,8 @@ def tables(columns: ReportData) -> list[TableSection]:
         found.append(
             TableSection(
                 "What each precision costs and gives here",
-                "AUC on the held-out rows and its drop relative to fp32; time of one query on one "
+                "AUC on the held-out rows, of several tasks that of the one which loses most, and "
+                "its drop relative to fp32; time of one query on one "
                 "core, and the items/s that come of it as a multiple of those in fp32, measured in "
                 "turns with it. Chosen: the fastest that the gate lets pass, or the smallest of "
                 "those as fast.",
