@@ -179,6 +179,10 @@ class SideFeatures:
         """The same rows with the bags of these sparse features only, in this order."""
         if not self.num_rows:
             return self
+        if self.num_rows == 1 and self.offsets.is_cpu:
+            cut = self._select_of_one_row(columns)
+            if cut is not None:
+                return cut
         index_C = torch.tensor(columns, dtype=torch.int64, device=self.offsets.device)
         start_RF = self.offsets[:-1].view(self.num_rows, -1)
         length_RF = self.offsets.diff().view(self.num_rows, -1)
@@ -193,6 +197,29 @@ class SideFeatures:
             values_L=self.values_L.index_select(0, position_L),
             offsets=offsets,
             weights_L=None if weights_L is None else weights_L.index_select(0, position_L),
+        )
+
+    def _select_of_one_row(self, columns: Sequence[int]) -> SideFeatures | None:
+        """`select` for a query's user: to cut takes a third of the time of indexing.
+
+        None where the offsets are not sound, for `select` to fail on.
+        """
+        edges, offsets = self.offsets.tolist(), [0]
+        if max(columns, default=-1) + 1 >= len(edges):
+            return None
+        bags = [slice(edges[column], edges[column + 1]) for column in columns]
+        for bag in bags:
+            if not 0 <= bag.start <= bag.stop <= self.num_ids:
+                return None
+            offsets.append(offsets[-1] + bag.stop - bag.start)
+        ids, weights = self.values_L, self.weights_L
+        return SideFeatures(
+            dense_RN=self.dense_RN,
+            values_L=torch.cat([ids[:0], *(ids[bag] for bag in bags)]),
+            offsets=torch.tensor(offsets),
+            weights_L=None
+            if weights is None
+            else torch.cat([weights[:0], *(weights[bag] for bag in bags)]),
         )
 
     def one_bag_per_id(self) -> SideFeatures:

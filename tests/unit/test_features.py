@@ -1,6 +1,7 @@
 """Batches: cutting and joining is lossless, and what does not fit is named."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -121,6 +122,31 @@ def test_selected_columns_are_the_bags_of_those_features(weighted: bool) -> None
         else:
             assert chosen.weights_L is None
     assert side.rows(0, 0).select([1]).num_ids == 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_columns_of_one_row_are_cut_as_those_of_several(weighted: bool) -> None:
+    side = make_batch().item
+    if weighted:
+        side = replace(side, weights_L=torch.tensor([0.5, 1.5, 2.5, 3.5, 4.5]))
+    for row, columns in product(range(3), ([0], [1], [1, 0], [0, 1], [])):
+        cut, both = side.rows(row, 1).select(columns), side.rows(row, 1)
+        # Twice the row: indexed, and the second half is the row again.
+        indexed = SideFeatures.concat([both, both]).select(columns).rows(1, 1)
+        assert cut.offsets.tolist() == indexed.offsets.tolist()
+        assert torch.equal(cut.values_L, indexed.values_L)
+        assert cut.values_L.dtype == indexed.values_L.dtype
+        if weighted:
+            assert torch.equal(cut.weights_L, indexed.weights_L)
+
+
+@pytest.mark.parametrize("offsets", [[0, 2, 1], [0, 1, 9], [0, -1, 2], [0, 2]])
+def test_columns_of_a_row_with_unsound_offsets_are_not_cut(offsets: list[int]) -> None:
+    side = SideFeatures(
+        dense_RN=torch.zeros(1, 0), values_L=torch.arange(2), offsets=torch.tensor(offsets)
+    )
+    with pytest.raises((RuntimeError, IndexError)):
+        side.select([0, 1])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
