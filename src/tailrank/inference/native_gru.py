@@ -28,9 +28,15 @@ class NativeGRU(nn.Module):
         self._packed = PackedGru(recurrent.weight)
 
     def forward(
-        self, rows_LK: Tensor, order: TimeOrder, scale_P: Tensor | None = None
+        self,
+        rows_LK: Tensor,
+        order: TimeOrder,
+        scale_P: Tensor | None = None,
+        *,
+        last_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """All states (P, H) in the order of time, and the last one of each row, (R, H)."""
+        """All states (P, H) in the order of time, or none, and the last one of each row, (R, H)."""
         x_LG, num_rows = self.inputs(rows_LK), order.longest_R.shape[0]
         states_PH, last_RH = self._packed(x_LG, order.place_P, order.sizes, num_rows, scale_P)
-        return states_PH, last_RH.index_select(0, inverse(order.longest_R))
+        last_RH = last_RH.index_select(0, inverse(order.longest_R))
+        return (states_PH[:0] if last_only else states_PH), last_RH
