@@ -147,17 +147,17 @@ class NCF(RankingModel):
             if one != wanted:
                 name = f"--pretrained, model {place + 1}"
                 raise ConfigError(name, _in_words(one), f"{_in_words(wanted)} of the same ids")
-        gmf, mlp = others
-        assert isinstance(gmf, NCF)
-        assert isinstance(mlp, NCF)
+        first, second = others
+        assert isinstance(first, NCF)
+        assert isinstance(second, NCF)
         with torch.no_grad():
-            rows_VD = torch.cat([gmf.tables.weight_VD, mlp.tables.weight_VD], dim=1)
+            rows_VD = torch.cat([first.tables.weight_VD, second.tables.weight_VD], dim=1)
             self.tables.weight_VD.copy_(rows_VD)
-            self.tower.load_state_dict(mlp.tower.state_dict())
-            ours, first, second = (m.last.state_dict() for m in (self, gmf, mlp))
-            weights = [alpha * first["0.weight"], (1.0 - alpha) * second["0.weight"]]
+            self.tower.load_state_dict(second.tower.state_dict())
+            ours, of_gmf, of_mlp = (model.last.state_dict() for model in (self, first, second))
+            weights = [alpha * of_gmf["0.weight"], (1.0 - alpha) * of_mlp["0.weight"]]
             ours["0.weight"].copy_(torch.cat(weights, dim=1))
-            ours["0.bias"].copy_(alpha * first["0.bias"] + (1.0 - alpha) * second["0.bias"])
+            ours["0.bias"].copy_(alpha * of_gmf["0.bias"] + (1.0 - alpha) * of_mlp["0.bias"])
 
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled embeddings, the part that autograd sees."""
