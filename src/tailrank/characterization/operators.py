@@ -22,6 +22,7 @@ from tailrank.inference.dense_layers import PackedMLP
 from tailrank.inference.native_attention import NativeAttention
 from tailrank.inference.native_gru import NativeGRU
 from tailrank.models import RankingModel
+from tailrank.models.dien import StateAttention
 from tailrank.models.din import AttentionUnit
 from tailrank.models.layers import SidedMlp
 from tailrank.models.recurrent import GRU
@@ -33,6 +34,7 @@ _OF_MODULE: dict[type[nn.Module], Operator] = {
     AttentionUnit: "attention",
     BlockedAttention: "attention",
     NativeAttention: "attention",
+    StateAttention: "attention",
     SidedMlp: "dense",
     PackedMLP: "dense",
     nn.Linear: "dense",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailrank.core.errors import ConfigError
 from tailrank.embeddings import Pooled
@@ -91,6 +91,32 @@ def behaviour_width(spec: FeatureSpec) -> int:
     return len(matches(spec)) * spec.tables[0].embedding_dim
 
 
+class StateAttention(nn.Module):
+    """How much each state has to do with a candidate: a softmax over h W e.
+
+    Args:
+        width: K.
+        hidden: H.
+        generator: draws W; None: zeros, for weights about to be loaded.
+    """
+
+    def __init__(self, width: int, hidden: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.weight = linear(width, hidden, generator, bias=False).weight
+
+    def forward(self, read: Behaviours, states_LH: Tensor, order: TimeOrder) -> Tensor:
+        """The share of each place of each candidate, (P,)."""
+        wanted_BH = F.linear(read.candidate_BK, self.weight)
+        state_PH = states_LH.index_select(0, order.place_P)
+        score_P = (state_PH * wanted_BH.index_select(0, order.row_P)).sum(1)
+        num_items = wanted_BH.shape[0]
+        largest_B = score_P.detach().new_full((num_items,), -torch.inf)
+        largest_B = largest_B.scatter_reduce(0, order.row_P, score_P.detach(), "amax")
+        share_P = torch.exp(score_P - largest_B.index_select(0, order.row_P))
+        total_B = score_P.new_zeros(num_items).index_add(0, order.row_P, share_P)
+        return share_P / total_B.index_select(0, order.row_P)
+
+
 class DIEN(RankingModel):
     """The network.
 
@@ -106,7 +132,7 @@ class DIEN(RankingModel):
         self._columns = list(columns.values())
         width, hidden = behaviour_width(config.spec), config.hidden
         self.extraction = GRU(width, hidden, generator)
-        self.attention = linear(width, hidden, generator, bias=False)
+        self.attention = StateAttention(width, hidden, generator)
         self.evolution = GRU(hidden, hidden, generator)
         self.top = SidedMlp(
             top_widths(config.spec, len(columns), hidden),
@@ -147,22 +173,10 @@ class DIEN(RankingModel):
         order = time_order(
             read.first_U.index_select(0, to_user_B), read.length_U.index_select(0, to_user_B)
         )
-        scale_P = self._attention(read, states_LH, order)
+        scale_P = self.attention(read, states_LH, order)
         _, last_BH = self.evolution(states_LH, order, scale_P, last_only=True)
         logits_BT: Tensor = self.top(*top_inputs(batch, pooled, last_BH), to_user_B)
         return logits_BT
-
-    def _attention(self, read: Behaviours, states_LH: Tensor, order: TimeOrder) -> Tensor:
-        """How much each state has to do with the candidate, (P,): a softmax over h W e."""
-        wanted_BH: Tensor = self.attention(read.candidate_BK)
-        state_PH = states_LH.index_select(0, order.place_P)
-        score_P = (state_PH * wanted_BH.index_select(0, order.row_P)).sum(1)
-        num_items = wanted_BH.shape[0]
-        largest_B = score_P.detach().new_full((num_items,), -torch.inf)
-        largest_B = largest_B.scatter_reduce(0, order.row_P, score_P.detach(), "amax")
-        share_P = torch.exp(score_P - largest_B.index_select(0, order.row_P))
-        total_B = score_P.new_zeros(num_items).index_add(0, order.row_P, share_P)
-        return share_P / total_B.index_select(0, order.row_P)
 
 
 def auxiliary_loss(read: Behaviours, states_LH: Tensor) -> Tensor:
