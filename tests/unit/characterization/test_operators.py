@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from tailrank.characterization.operators import OPERATORS, timed_operators
-from tailrank.characterization.payloads import QueryPool
-from tailrank.core.query import BatchPart, Query
-from tailrank.features import FeatureBatch
+from tailrank.features import FeatureBatch, Side, SideFeatures
 from tailrank.inference.cpu import CpuRanker
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.ranker import random_ranker
@@ -22,10 +20,22 @@ from tailrank.models.presets import load_preset
 CONFIG = load_preset("dlrm-rmc1", scale=1e-5, user_tables=3)
 
 
+def a_side(side: Side, num_rows: int) -> SideFeatures:
+    num_ids = int(CONFIG.spec.ids_per_row(side))
+    num_bags = len(CONFIG.spec.sparse(side))
+    return SideFeatures(
+        dense_RN=torch.randn(num_rows, CONFIG.spec.dense_width(side)),
+        values_L=torch.randint(CONFIG.spec.tables[0].num_embeddings, (num_rows * num_ids,)),
+        offsets=torch.arange(num_rows * num_bags + 1) * (num_ids // num_bags),
+    )
+
+
 def a_batch(num_items: int = 20) -> FeatureBatch:
-    pool = QueryPool.random(CONFIG.spec, seed=0)
-    query = Query(0, "", 0, None, num_items, 0, pool.payload(7, num_items))
-    return pool.features(BatchPart(query, 0, num_items))
+    return FeatureBatch(
+        user=a_side("user", 1),
+        item=a_side("item", num_items),
+        item_to_user_B=torch.zeros(num_items, dtype=torch.int64),
+    )
 
 
 def rankers() -> dict[str, EagerRanker | CpuRanker]:
