@@ -29,6 +29,8 @@ try:
 except ImportError as error:
     raise BackendUnavailable(f"ONNX: {error}; pip install 'tailrank[onnx]'") from None
 
+from tailrank.inference.onnx_operators import TRANSLATIONS
+
 DESCRIPTION = "tailrank"
 # A protobuf message, which an ONNX file is, ends there; the rest of it is small.
 _WEIGHT_BYTES_MAX = (1 << 31) - (1 << 24)
@@ -55,6 +57,7 @@ def write_onnx(program: ExportedProgram, path: Path, description: dict[str, Any]
             program,
             input_names=[one["name"] for one in inputs],
             output_names=[OUTPUT],
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
         assert made is not None, "a program, unless it is told to write a file"
