@@ -1,8 +1,9 @@
 """DeepFM: a factorisation machine and an MLP on the same embeddings, in one sum.
 
 Source: Guo et al., DeepFM: A Factorization-Machine based Neural Network for CTR Prediction, arXiv
-1703.04247, section 2. Deviations: a dense feature has a vector in the machine, and enters the MLP
-as the number that it is; no dropout; and those of `factorization_machine`.
+1703.04247, section 2. Deviations: a dense feature has a weight in the linear part and enters the
+MLP as the number that it is, but has no vector in the machine: with one, validation AUC on Criteo
+was lower by 0.0016 (docs/lab-notes.md); no dropout; and those of `factorization_machine`.
 
 Legend: U user rows, B item rows, T tasks (1).
 """
@@ -54,7 +55,7 @@ class DeepFM(FactorizationMachine):
     """
 
     def __init__(self, config: DeepFMConfig, generator: torch.Generator | None) -> None:
-        super().__init__(config, generator)
+        super().__init__(config, generator, dense_factors=False)
         widths = side_widths(config.spec, self.tables.embedding_dim - 1)
         self.deep = SidedMlp(widths, config.top_mlp, generator, last_linear=True)
 

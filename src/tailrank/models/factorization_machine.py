@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailrank.embeddings import FACTOR_STD, Pooled
@@ -49,13 +50,20 @@ class FactorizationMachine(RankingModel):
     Args:
         config: features.
         generator: draws the factors; None leaves the tables unset, for weights about to be loaded.
+        dense_factors: whether dense features have vectors too, or linear weights alone.
     """
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        generator: torch.Generator | None,
+        *,
+        dense_factors: bool = True,
+    ) -> None:
         super().__init__(config, None)  # the tables are drawn in another way
         self.num_user_dense = config.spec.dense_width("user")
         num_dense = self.num_user_dense + config.spec.dense_width("item")
-        weight_ND = torch.zeros(num_dense, self.tables.embedding_dim)
+        weight_ND = torch.zeros(num_dense, self.tables.embedding_dim if dense_factors else 1)
         if generator is not None:
             self.tables.reset_factors(generator)
             weight_ND[:, 1:].normal_(0.0, FACTOR_STD, generator=generator)
@@ -64,7 +72,8 @@ class FactorizationMachine(RankingModel):
 
     def score(self, batch: FeatureBatch, pooled: Pooled) -> Tensor:
         """Logits (B, 1) from pooled embeddings, the part that autograd sees."""
-        user_MD, item_MD = self.weight_ND.tensor_split([self.num_user_dense])
+        weight_ND = F.pad(self.weight_ND, (0, self.tables.embedding_dim - self.weight_ND.shape[1]))
+        user_MD, item_MD = weight_ND.tensor_split([self.num_user_dense])
         user_UD = _sums(pooled.user_UFD, batch.user.dense_RN, user_MD)
         item_BD = _sums(pooled.item_BFD, batch.item.dense_RN, item_MD)
         sums_BD = expand_users(user_UD, batch.item_to_user_B) + item_BD
