@@ -184,6 +184,19 @@ _CRITEO = TrainingConfig(
     lr_schedule="linear",
     evaluate_every=192,
 )
+# Next items of short histories: what keeps tables small decides. On validation users L2 of 1e-3,
+# 3e-3 and 1e-2 gave a mean of behaviours a grouped AUC of 0.830, 0.836 and 0.830.
+_AMAZON = TrainingConfig(
+    batch_items=2048,
+    epochs=12,
+    lr=0.003,
+    dense_optimizer="adam",
+    table_optimizer="adam",
+    table_l2=3e-3,
+    average_fraction=0.1,
+    select_by="grouped_auc",
+    patience=2,
+)
 # Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
 RECIPES = {
     ("dlrm", "criteo"): Recipe(
@@ -215,6 +228,15 @@ RECIPES = {
         data=DataSettings(embedding_dim=32),
         training=replace(_MOVIELENS, lr=0.01, table_lr=0.1, table_l2=4e-5, average_fraction=0.2),
     ),
+    ("mean_pooling", "amazon"): Recipe(
+        architecture="mean_pooling", sizes={"top_mlp": (64, 32)}, training=_AMAZON
+    ),
+    ("din", "amazon"): Recipe(
+        architecture="din",
+        sizes={"attention_mlp": (32, 16), "top_mlp": (64, 32)},
+        training=_AMAZON,
+    ),
+    ("dien", "amazon"): Recipe(architecture="dien", sizes={"top_mlp": (64, 32)}, training=_AMAZON),
     ("ncf", "ncf"): Recipe(architecture="ncf", data=DataSettings(embedding_dim=96), training=_NCF),
     ("ncf-gmf", "ncf"): Recipe(
         architecture="ncf",
