@@ -236,7 +236,10 @@ RECIPES = {
         sizes={"attention_mlp": (32, 16), "top_mlp": (64, 32)},
         training=_AMAZON,
     ),
-    ("dien", "amazon"): Recipe(architecture="dien", sizes={"top_mlp": (64, 32)}, training=_AMAZON),
+    # A whole auxiliary loss drowns the clicks': after 5 passes 0.8095 where a tenth has 0.8148.
+    ("dien", "amazon"): Recipe(
+        architecture="dien", sizes={"auxiliary": 0.1, "top_mlp": (64, 32)}, training=_AMAZON
+    ),
     ("ncf", "ncf"): Recipe(architecture="ncf", data=DataSettings(embedding_dim=96), training=_NCF),
     ("ncf-gmf", "ncf"): Recipe(
         architecture="ncf",
