@@ -153,14 +153,15 @@ _MOVIELENS = TrainingConfig(
     evaluate_every=350,
     select_by="grouped_auc",
 )
-# Likes and drawn items: a pass has 5 million rows, and a mean of weights ranks better than the last
-# (HR@10 of validation users 0.816 for 0.806 after 9 passes of NeuMF).
+# Likes and drawn items: a mean of weights ranks better than the last, and a little L2 helps. HR@10
+# of validation users after 9 passes of NeuMF: 0.806, with the mean 0.816, with both 0.819.
 _NCF = TrainingConfig(
     batch_items=1024,
-    epochs=9,
+    epochs=12,
     lr=0.001,
     dense_optimizer="adam",
     table_optimizer="adam",
+    table_l2=1e-5,
     average_fraction=0.2,
     select_by="ndcg_at_10",
 )
@@ -245,13 +246,13 @@ RECIPES = {
         architecture="ncf",
         sizes={"variant": "gmf"},
         data=DataSettings(embedding_dim=32),
-        training=replace(_NCF, lr=0.002, epochs=14),
+        training=replace(_NCF, lr=0.002, epochs=16),
     ),
     ("ncf-mlp", "ncf"): Recipe(
         architecture="ncf",
         sizes={"variant": "mlp"},
         data=DataSettings(embedding_dim=64),
-        training=replace(_NCF, epochs=14),
+        training=replace(_NCF, lr=0.002, epochs=12),
     ),
     # Plain SGD, as the paper: Adam's moments of the two parts are gone. A rate of 0.1 is too much:
     # HR@10 of validation users fell from 0.810 to 0.807 in a pass.
