@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 # Of two probabilities; the rankers' own contract (tests/contract/test_rankers.py) for fp32.
 DIFFERENCE_MAX = 1e-5
+# Of all rows, beside the loaded ones, while a file is written and read; seen at 512 MB of tables.
+COPIES = 3
 FILE_SUFFIX = {"onnx": ".onnx", "torch-export": ".pt2"}
 SEED = 0
 
@@ -166,6 +168,7 @@ def _export_file(
     from tailrank.inference.precision import Precision
     from tailrank.inference.ranker import load_model
     from tailrank.inference.torch_export import capture, program_scorer, write_program
+    from tailrank.models.memory import check_fits
     from tailrank.reporting.result import Result
 
     write, open_file = write_program, program_scorer
@@ -177,6 +180,7 @@ def _export_file(
     check_output_file(out, FILE_SUFFIX[format], overwrite=overwrite)
     with temporary_folder_beside(out) as workspace, console.progress("load") as progress:
         model, record = load_model(artifact, progress.count_bytes)
+        check_fits(COPIES * model.tables.weight_VD.nbytes)
         if record.precision != Precision():
             console.note(f"{artifact} is in {record.precision}: its numbers are written as fp32")
         file = workspace / out.name
