@@ -29,8 +29,9 @@ RANKERS = {
 }
 # Items, users, ids of a bag (None: any number); all of them twice, for what a ranker keeps.
 BATCHES = 2 * [(1, 1, None), (7, 3, None), (64, 64, 1), (1000, 5, None), (1000, 1, 3), (16, 1, 0)]
+BATCHES += [(0, 0, None)]
 # A bag takes the interpreter milliseconds; its kernel has tests of its own for every format.
-INTERPRETED_BATCHES = [(1, 1, None), (7, 3, None), (3, 1, 0)]
+INTERPRETED_BATCHES = [(1, 1, None), (7, 3, None), (3, 1, 0), (0, 0, None)]
 INTERPRETED_PRECISIONS = ("fp32", "rows=int4,dense=fp32", "rows=int8,dense=bf16")
 # To lookups and layers these are further DeepFMs: they meet fewer formats.
 LIKE_DEEPFM = ("wide_and_deep", "mt_wide_and_deep", "dcn_v2")
@@ -201,7 +202,7 @@ def random_side(spec: FeatureSpec, side: str, rows: int, bag_size: int | None) -
 def random_batch(
     spec: FeatureSpec, items: int, users: int = 1, bag_size: int | None = None
 ) -> FeatureBatch:
-    to_user = torch.cat([torch.arange(users), torch.randint(0, users, (items - users,))])
+    to_user = torch.cat([torch.arange(users), torch.randint(0, max(users, 1), (items - users,))])
     return FeatureBatch(
         user=random_side(spec, "user", users, bag_size),
         item=random_side(spec, "item", items, bag_size),

@@ -198,8 +198,8 @@ class ExportForm(nn.Module):
         """Sum-pooled embeddings of features of one side, (R, F, D), all in one lookup."""
         if not features:
             return torch.zeros(num_rows, 0, self.model.tables.embedding_dim)
-        ids_L, ends_G = _bags(inputs, features)
-        feature_L, row_L = _feature_and_row(_bag_of_each(ids_L, ends_G), num_rows)
+        ids_L, feature_L, ends_G = _bags(inputs, features)
+        row_L = _bag_of_each(ids_L, ends_G) - feature_L * num_rows
         bag_L = row_L * len(features) + feature_L
         return self._sums(self._rows(ids_L, features, feature_L), bag_L, num_rows, len(features))
 
@@ -238,13 +238,19 @@ class ExportForm(nn.Module):
         return self.weight_VD.index_select(0, row_L)
 
 
-def _bags(inputs: Named, features: Sequence[Feature]) -> tuple[Tensor, Tensor]:
-    """Bags of several features, feature after feature: all ids (L,) and where bags end (F * R,)."""
+def _bags(inputs: Named, features: Sequence[Feature]) -> tuple[Tensor, Tensor, Tensor]:
+    """Bags of several features, feature after feature.
+
+    Returns:
+        All ids (L,), the number of the feature of each (L,), and where bags end (F * R,).
+    """
     num_ids, ends = 0, []
     for feature in features:
         ends.append(inputs[feature.name + OFFSETS][1:] + num_ids)
         num_ids = num_ids + inputs[feature.name].shape[0]
-    return torch.cat([inputs[feature.name] for feature in features]), torch.cat(ends)
+    ids = [inputs[feature.name] for feature in features]
+    numbers = [torch.full_like(of_one_L, number) for number, of_one_L in enumerate(ids)]
+    return torch.cat(ids), torch.cat(numbers), torch.cat(ends)
 
 
 def _bag_of_each(ids_L: Tensor, ends_G: Tensor) -> Tensor:
@@ -254,17 +260,13 @@ def _bag_of_each(ids_L: Tensor, ends_G: Tensor) -> Tensor:
     return ended.index_add(0, ends_G, torch.ones_like(ends_G)).cumsum(0)[:num_ids]
 
 
-def _feature_and_row(bag: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Feature and row of bags that stand feature after feature."""
-    feature = bag // num_rows
-    return feature, bag - feature * num_rows  # `%` of an extent is not among what becomes ONNX
-
-
-def _row_major(ids_L: Tensor, ends_G: Tensor, offsets: Tensor, num_features: int) -> Tensor:
+def _row_major(
+    ids_L: Tensor, feature_L: Tensor, ends_G: Tensor, offsets: Tensor, num_features: int
+) -> Tensor:
     """Ids that stand feature after feature, put row after row, where `offsets` begin each bag."""
     num_rows = (offsets.shape[0] - 1) // num_features
     bag_L = _bag_of_each(ids_L, ends_G)
-    feature_L, row_L = _feature_and_row(bag_L, num_rows)
+    row_L = bag_L - feature_L * num_rows
     place_L = torch.arange(ids_L.shape[0]) - F.pad(ends_G[:-1], (1, 0))[bag_L]
     place_L = place_L + offsets[row_L * num_features + feature_L]
     return torch.zeros_like(ids_L).index_put((place_L,), ids_L)

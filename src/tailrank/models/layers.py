@@ -138,7 +138,9 @@ def linear_parts(pooled_RFD: Tensor, dense_RM: Tensor, weight_MT: Tensor) -> Ten
 
 def factors_and_dense(pooled_RFD: Tensor, dense_RM: Tensor, num_linear: int = 1) -> Tensor:
     """What a side gives an MLP: the vectors behind the linear weights, then dense features."""
-    return torch.cat([pooled_RFD[:, :, num_linear:].flatten(1), dense_RM], dim=1)
+    # Not the slice: whether that flattens depends on R, which an exported graph leaves open.
+    vectors_RFD = pooled_RFD[:, :, num_linear:].clone(memory_format=torch.contiguous_format)
+    return torch.cat([vectors_RFD.flatten(1), dense_RM], dim=1)
 
 
 def side_widths(spec: FeatureSpec, vector_width: int) -> tuple[int, int]:

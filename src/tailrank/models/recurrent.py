@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailrank.models.layers import linear
@@ -141,7 +142,7 @@ class GRU(nn.Module):
         from torch._higher_order_ops.while_loop import while_loop
 
         begin_R = order.length_R.cumsum(0) - order.length_R
-        longest = order.length_R.max()
+        longest = F.pad(order.length_R, (0, 1)).max()  # 0 of no rows at all
 
         def goes_on(time: Tensor, *_: Tensor) -> Tensor:
             return time < longest

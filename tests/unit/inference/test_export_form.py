@@ -7,6 +7,7 @@ from tailrank.core.errors import ConfigError
 from tailrank.features import Feature, FeatureBatch, FeatureSpec, SideFeatures, TableSpec
 from tailrank.inference.export_form import ExportForm, describe, inputs_of, named_tensors
 from tailrank.inference.precision import Precision
+from tailrank.inference.torch_export import capture
 from tailrank.models import build_model
 from tailrank.models.registry import config_for
 
@@ -15,6 +16,14 @@ TABLE = TableSpec(name="t", num_embeddings=9, embedding_dim=4)
 
 def bag(name: str, side: str) -> Feature:
     return Feature(name=name, side=side, kind="bag", table="t")
+
+
+def one_id_each(ids: list[int]) -> SideFeatures:
+    return SideFeatures(
+        dense_RN=torch.zeros(len(ids), 0),
+        values_L=torch.tensor(ids, dtype=torch.int64),
+        offsets=torch.arange(len(ids) + 1),
+    )
 
 
 SPEC = FeatureSpec(
@@ -69,6 +78,24 @@ def test_a_batch_by_name() -> None:
 def test_without_a_feature_of_the_user_items_have_none() -> None:
     spec = FeatureSpec(features=(bag("a", "item"), bag("b", "item")), tables=(TABLE,))
     assert [one.name for one in inputs_of(spec)] == ["a", "a.offsets", "b", "b.offsets"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"), [("deepfm", {}), ("wide_and_deep", {"crosses": (("u", "i"),)})]
+)
+def test_one_bag_on_each_side_is_enough(architecture: str, sizes: dict[str, object]) -> None:
+    """A slice of one vector per row must not tie the graph to a number of rows."""
+    spec = FeatureSpec(features=(bag("u", "user"), bag("i", "item")), tables=(TABLE,))
+    model = build_model(config_for(architecture, spec, sizes), seed=2).eval()
+    program = capture(ExportForm(model)).module()
+    for items in (1, 5, 0):
+        batch = FeatureBatch(
+            user=one_id_each([4] * min(items, 1)),
+            item=one_id_each(list(range(items))),
+            item_to_user_B=torch.zeros(items, dtype=torch.int64),
+        )
+        expected_BT = torch.sigmoid(model(batch))
+        torch.testing.assert_close(program(named_tensors(batch, spec)), expected_BT)
 
 
 @pytest.mark.parametrize("name", ["seen.offsets", "item_to_user"])
