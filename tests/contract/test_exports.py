@@ -6,6 +6,7 @@ ONNX Runtime scores an ONNX file, torch the program that such a file is made of.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ class Exported:
 
     model: RankingModel
     scorers: dict[str, Callable[[FeatureBatch], Tensor]]
+    onnx_path: Path | None = None
 
     @property
     def spec(self) -> FeatureSpec:
@@ -122,6 +124,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
             path = tmp_path_factory.mktemp("onnx") / "model.onnx"
             write_onnx(program, path, describe(config, Precision()))
             scorers["onnx"] = onnx_scorer(path)
+            return Exported(model, scorers, path)
         return Exported(model, scorers)
 
     return export
@@ -138,6 +141,23 @@ def test_scores_are_the_models(one: Exported, capfd: pytest.CaptureFixture[str])
         one.check(batch_of(one.spec, items, users, bag_size))
     assert capfd.readouterr().err == "", "ONNX Runtime warns of shapes that are not as declared"
     assert one.expected(batch_of(one.spec, 50, 50)).unique().numel() > 10
+
+
+def test_no_sum_is_left_to_threads_that_race_for_it(one: Exported) -> None:
+    """ONNX Runtime adds by ScatterND on several threads, and some of what meets is lost."""
+    if one.onnx_path is None:
+        pytest.skip("it has the operations of another model")
+    import onnx_ir
+
+    model = onnx_ir.load(one.onnx_path)
+    nodes = [*model.graph.all_nodes(), *(n for f in model.functions.values() for n in f)]
+    reductions = {
+        (node.op_type, attribute.value)
+        for node in nodes
+        for attribute in node.attributes.values()
+        if attribute.name == "reduction"
+    }
+    assert {kind for kind, how in reductions if how != "none"} <= {"ScatterElements"}, reductions
 
 
 def test_users_without_history_beside_others(one: Exported) -> None:

@@ -215,11 +215,12 @@ class ExportForm(nn.Module):
     def _sums(self, rows_LD: Tensor, bag_L: Tensor, num_rows: int, num_features: int) -> Tensor:
         """Sums of the rows of each bag, (R, F, D); an empty one gives zeros.
 
-        `embedding_bag`, which ONNX has not, would become a loop over bags.
+        `embedding_bag`, which ONNX has not, would become a loop over bags; `index_add` a ScatterND,
+        whose sums ONNX Runtime's threads lose where they meet in one bag.
         """
         dim = self.model.tables.embedding_dim
         sums_GD = torch.zeros(num_rows * num_features, dim)
-        sums_GD = sums_GD.index_put((bag_L,), rows_LD, accumulate=True)
+        sums_GD = sums_GD.scatter_add(0, bag_L.unsqueeze(1).expand(-1, dim), rows_LD)
         return sums_GD.view(num_rows, num_features, dim)
 
     def _sequence(self, inputs: Named, feature: Feature) -> SequenceRows:
@@ -257,7 +258,7 @@ def _bag_of_each(ids_L: Tensor, ends_G: Tensor) -> Tensor:
     """The bag of each id, (L,): as many bags as end at its place or before it."""
     num_ids = ids_L.shape[0]
     ended = torch.zeros(num_ids + 1, dtype=torch.int64)
-    return ended.index_add(0, ends_G, torch.ones_like(ends_G)).cumsum(0)[:num_ids]
+    return ended.scatter_add(0, ends_G, torch.ones_like(ends_G)).cumsum(0)[:num_ids]
 
 
 def _row_major(

@@ -1,7 +1,8 @@
 """Operators of torch in ONNX, where the exporter's own translation is slow: bags and repetitions.
 
 Its own compares every place with every row (`repeat_interleave`), which grows with the square of a
-batch, or loops over bags (`embedding_bag`).
+batch, or loops over bags (`embedding_bag`). Sums go by ScatterElements: ScatterND has them added by
+several threads, and ONNX Runtime 1.31 then loses some where two meet in one place.
 
 Legend: R rows, L places of all rows, V rows of a table, D dim.
 """
@@ -43,8 +44,8 @@ def embedding_bag(
         rows_LD = op.Mul(rows_LD, op.Unsqueeze(factor_L, [1]))
     ends_R = op.Slice(offsets, [1], [torch.iinfo(torch.int64).max], [0])
     shape = op.Concat(op.Shape(ends_R), op.Shape(weight_VD, start=1), axis=0)
-    place_L1 = op.Unsqueeze(_row_of_each(ends_R), [1])
-    sums_RD = op.ScatterND(op.Expand(0.0, shape), place_L1, rows_LD, reduction="add")
+    bag_LD = op.Expand(op.Unsqueeze(_row_of_each(ends_R), [1]), op.Shape(rows_LD))
+    sums_RD = op.ScatterElements(op.Expand(0.0, shape), bag_LD, rows_LD, axis=0, reduction="add")
     # Values of their own: each gets the shape that torch says of it. Nobody reads them.
     return sums_RD, op.Identity(offsets), op.Identity(offsets), op.Identity(offsets)
 
@@ -54,7 +55,7 @@ def _row_of_each(ends_R: Value) -> Value:
     num_places = op.Gather(ends_R, [-1])
     marks = op.Expand(op.CastLike(0, ends_R), op.Add(num_places, 1))
     ones_R = op.Expand(op.CastLike(1, ends_R), op.Shape(ends_R))
-    marks = op.ScatterND(marks, op.Unsqueeze(ends_R, [1]), ones_R, reduction="add")
+    marks = op.ScatterElements(marks, ends_R, ones_R, axis=0, reduction="add")
     return op.Slice(op.CumSum(marks, 0), [0], num_places, [0])
 
 

@@ -113,7 +113,8 @@ class StateAttention(nn.Module):
         largest_B = score_P.detach().new_full((num_items,), -torch.inf)
         largest_B = largest_B.scatter_reduce(0, order.row_P, score_P.detach(), "amax")
         share_P = torch.exp(score_P - largest_B.index_select(0, order.row_P))
-        total_B = score_P.new_zeros(num_items).index_add(0, order.row_P, share_P)
+        # Not `index_add`: ONNX Runtime's threads would race for its sums.
+        total_B = score_P.new_zeros(num_items).scatter_add(0, order.row_P, share_P)
         return share_P / total_B.index_select(0, order.row_P)
 
 
