@@ -88,6 +88,7 @@ def _sums(pooled_RFD: Tensor, dense_RM: Tensor, weight_MD: Tensor) -> Tensor:
     half of the vectors' own squares, which the square of the sum will contain too many.
     """
     sums_RD = pooled_RFD.sum(1) + dense_RM @ weight_MD
-    squares_R = pooled_RFD[:, :, 1:].square().sum((1, 2))
-    squares_R = squares_R + dense_RM.square() @ weight_MD[:, 1:].square().sum(1)
-    return torch.cat([(sums_RD[:, 0] - 0.5 * squares_R).unsqueeze(1), sums_RD[:, 1:]], dim=1)
+    squares_R1 = pooled_RFD[:, :, 1:].square().sum((1, 2)).unsqueeze(1)
+    # By a column, not a vector: of no dense features, ONNX Runtime makes garbage by a vector.
+    squares_R1 = squares_R1 + dense_RM.square() @ weight_MD[:, 1:].square().sum(1, keepdim=True)
+    return torch.cat([sums_RD[:, :1] - 0.5 * squares_R1, sums_RD[:, 1:]], dim=1)
