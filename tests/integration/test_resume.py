@@ -9,14 +9,28 @@ import torch
 
 from tailrank.core.errors import RequestError
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
+from tailrank.features import (
+    Feature,
+    FeatureBatch,
+    FeatureSpec,
+    Labels,
+    SideFeatures,
+    TableSpec,
+)
 from tailrank.models import RankingModel, build_model
 from tailrank.models.dlrm import DLRMConfig
 from tailrank.models.registry import config_for
 from tailrank.training import loop
-from tailrank.training.checkpoint import load_checkpoint
+from tailrank.training.checkpoint import (
+    load_checkpoint,
+    restore_training,
+    save_checkpoint,
+    training_tensors,
+)
 from tailrank.training.config import TrainingConfig
 from tailrank.training.history import Progress, TrainingResult
 from tailrank.training.loop import LATEST_FILE, fit
+from tailrank.training.step import TrainStep
 
 DATASET = SyntheticDataset(SyntheticConfig(rows=7 * 8 * 60, num_embeddings=40, seed=5))
 STEPS_PER_EPOCH = 10
@@ -150,6 +164,42 @@ def test_a_run_that_was_cut_again_and_again_goes_on_from_its_checkpoints(
     assert min(last.reports) == 15, "the evaluation of step 14 saved"
     assert reports | last.reports == whole.reports
     assert_same(last, result, whole, expected)
+
+
+def batch_of_histories(length: int) -> tuple[FeatureBatch, Labels]:
+    """Two users with `length` behaviours each, an item for either."""
+    ids_L = torch.arange(2 * length) % 5
+    item = SideFeatures(
+        dense_RN=torch.zeros(2, 0), values_L=torch.tensor([1, 3]), offsets=torch.arange(3)
+    )
+    user = replace(item, values_L=ids_L, offsets=torch.arange(3) * length)
+    batch = FeatureBatch(user=user, item=item, item_to_user_B=torch.arange(2))
+    return batch, Labels(values_BT=torch.tensor([[1.0], [0.0]]))
+
+
+@pytest.mark.parametrize("dense_optimizer", ["adagrad", "sgd", "adam"])
+def test_layers_without_a_gradient_so_far_are_taken_up_too(
+    dense_optimizer: str, tmp_path: Path
+) -> None:
+    """Nothing has reached DIEN's recurrences before the first user with a history."""
+    spec = FeatureSpec(
+        features=(
+            Feature(name="history", side="user", kind="sequence", table="items"),
+            Feature(name="item", side="item", kind="bag", table="items"),
+        ),
+        tables=(TableSpec(name="items", num_embeddings=5, embedding_dim=4),),
+    )
+    config = config_for("dien", spec, {"top_mlp": (4,)}, ("label",))
+    settings = replace(PLAIN, dense_optimizer=dense_optimizer, weight_decay=0.01)
+    whole, resumed = (TrainStep(build_model(config, seed), settings) for seed in (1, 2))
+    whole(*batch_of_histories(0))
+    file = tmp_path / LATEST_FILE
+    save_checkpoint(file, training_tensors(whole), {})
+    restore_training(file, resumed, load_checkpoint(file)[0])
+    for length in (0, 3, 2):
+        assert whole(*batch_of_histories(length)) == resumed(*batch_of_histories(length))
+    tensors = [training_tensors(step) for step in (whole, resumed)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
 def test_time_decides_when_to_save_and_nothing_else(

@@ -106,7 +106,6 @@ def restore_training(file: Path, step: TrainStep, tensors: dict[str, Tensor]) ->
     Raises:
         DataError: they belong to another model or optimiser; nothing is changed then.
     """
-    _prime(step)
     own = training_tensors(step)
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     stored = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -130,16 +129,3 @@ def restore_model(file: Path, step: TrainStep, tensors: dict[str, Tensor]) -> No
         step.model.load_state_dict(state)
     except RuntimeError as error:
         raise DataError(file, f"checkpoint of another model: {error}") from None
-
-
-def _prime(step: TrainStep) -> None:
-    """Make torch's lazy optimisers create their state, without changing a parameter."""
-    for group in step.dense.param_groups:
-        rate, group["lr"] = group["lr"], 0.0
-        decay, group["weight_decay"] = group["weight_decay"], 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-        step.dense.step()
-        for parameter in group["params"]:
-            parameter.grad = None
-        group["lr"], group["weight_decay"] = rate, decay
