@@ -122,6 +122,8 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_happened(
     with locked_directory(tmp_path / "run.checkpoint", "--out"):
         assert main([*settings, "--out", str(out), "--resume"]) == 2
         assert f"process {os.getpid()} on " in capsys.readouterr().err
+    assert main([*settings, "--out", str(out), "--resume", "--top-mlp", "9"]) == 2
+    assert "--resume: sizes is {'top_mlp': [9]" in capsys.readouterr().err
     assert main([*settings, "--out", str(out), "--resume"]) == 0
     resumed = json.loads(capsys.readouterr().out)["metrics"]
     del expected["train_samples_per_s"], resumed["train_samples_per_s"]

@@ -6,10 +6,11 @@ through callables and stops between two steps when asked to.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,7 @@ def fit(
     out: Path | None = None,
     splits: Sequence[Split] = ("train",),
     resume: bool = False,
+    begun_as: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] = lambda now: None,
     scoring: Callable[[int, int], None] = lambda done, total: None,
     evaluated: Callable[[CurvePoint], None] = lambda point: None,
@@ -64,6 +66,8 @@ def fit(
         out: folder for checkpoints, created if absent; None: a temporary one.
         splits: what to train on, `("train",)` or, for a refit, `("train", "validation")`.
         resume: continue from the last checkpoint in `out`, if there is one.
+        begun_as: what else decides the run, JSON-ready: how `model` was made. A run that began as
+            another is not resumed.
         progress: called after every step.
         scoring: told the validation rows scored so far, and all, during an evaluation.
         evaluated: called after every evaluation, before its checkpoint.
@@ -78,7 +82,7 @@ def fit(
         raise ConfigError("splits", list(splits), "train and validation; the test is not for this")
     place = nullcontext(str(out)) if out is not None else tempfile.TemporaryDirectory()
     with place as folder:
-        run = _Run(model, dataset, config, Path(folder), splits)
+        run = _Run(model, dataset, config, Path(folder), splits, begun_as or {})
         return run.run(resume, _Listeners(progress, scoring, evaluated, should_stop))
 
 
@@ -178,6 +182,7 @@ class _Run:
         config: TrainingConfig,
         folder: Path,
         splits: Sequence[Split],
+        begun_as: Mapping[str, Any],
     ) -> None:
         self.dataset, self.config, self.folder, self.splits = dataset, config, folder, splits
         self.step = TrainStep(model, config)
@@ -191,7 +196,8 @@ class _Run:
         self._loss_sum, self._loss_steps = 0.0, 0  # since the last evaluation
         self._save_due_ns = 0
         check_warmup(config, self.horizon)
-        self._identity = {
+        self._identity: dict[str, Any] = {
+            **json.loads(json.dumps(begun_as)),  # as a checkpoint gives it back, without tuples
             **{name: value for name, value in config.to_dict().items() if name not in _CADENCE},
             "data": dataset.fingerprint,
             "splits": list(splits),

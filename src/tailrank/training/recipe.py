@@ -81,11 +81,14 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready record."""
+        data, training = self.data.to_dict(), asdict(self.training)
+        return {**self.model_record(), "data": data, "training": training}
+
+    def model_record(self) -> dict[str, Any]:
+        """A JSON-ready record of what `fresh_model` makes of a data set."""
         return {
             "architecture": self.architecture,
             "sizes": dict(self.sizes),
-            "data": self.data.to_dict(),
-            "training": asdict(self.training),
             "pretrained": list(self.pretrained),
         }
 

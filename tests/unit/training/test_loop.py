@@ -243,6 +243,10 @@ def test_resuming_with_other_settings_or_a_damaged_checkpoint_is_refused(tmp_pat
         changed = replace(CONFIG, **{field: value})
         with pytest.raises(RequestError, match=rf"--resume: {field} is {value} and was .*epochs"):
             fit(small_model(), DATASET, changed, out=tmp_path, resume=True)
+    # What no tensor's shape would show.
+    begun_as = {"sizes": {"auxiliary": 0.1}}
+    with pytest.raises(RequestError, match=r"--resume: sizes is .*0\.1.* and was None"):
+        fit(small_model(), DATASET, CONFIG, out=tmp_path, resume=True, begun_as=begun_as)
     latest = tmp_path / "latest.safetensors"
     latest.write_bytes(latest.read_bytes()[:-100])
     with pytest.raises(DataError, match="damaged"):
