@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from tailrank import __version__
 from tailrank.cli import main
 from tailrank.commands import report as report_module
+from tailrank.commands.train import train
 from tailrank.core.errors import ConfigError, DataError
+from tailrank.data.registry import KINDS
+from tailrank.models.registry import architecture_names
 
 
 def stand_in(outcome: int | BaseException | None) -> Callable[..., int | None]:
@@ -94,3 +98,8 @@ def test_a_mistyped_command_is_one_line_and_exit_2(
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
+
+
+def test_the_help_of_train_names_every_architecture_and_kind_of_data() -> None:
+    words = set(re.findall(r"\w+", train.__doc__ or ""))
+    assert words >= {*architecture_names(), *KINDS}

@@ -84,7 +84,7 @@ def train(
     Example: tailrank train mt_wide_and_deep --data adult:census --refit --out runs/adult
 
     Args:
-        model: Architecture: dlrm, wide_and_deep, deepfm, dcn_v2, din, mean_pooling,
+        model: Architecture: dlrm, wide_and_deep, deepfm, dcn_v2, din, dien, mean_pooling,
             factorization_machine, logistic_regression, mt_wide_and_deep (of one task or several:
             see --tasks), or, for one user and one item feature (see --features),
             matrix_factorization or ncf.
