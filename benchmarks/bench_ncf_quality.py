@@ -16,7 +16,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from quality_runs import Run, difference, parse_arguments, report, run_recipe, shortened, spread
+from quality_runs import (
+    Run,
+    difference,
+    parse_arguments,
+    report,
+    run_name,
+    run_recipe,
+    shortened,
+    spread,
+)
 from tailrank.core.files import replace_directory
 from tailrank.data.dataset import Dataset
 from tailrank.inference.artifact import save_artifact
@@ -28,6 +37,7 @@ from tailrank.training.recipe import Recipe, recipe_for
 
 # What results call a model, and the variant whose recipe it has.
 MODELS = {"gmf": "gmf", "mlp": "mlp", "neumf": "neumf", "neumf_pretrained": "pretrained"}
+PARTS = ("gmf", "mlp")
 SEEDS = (1, 2, 3)
 SHARED = Path(__file__).resolve().parents[2] / "shared/data/ncf_ml1m"
 
@@ -76,16 +86,32 @@ def main() -> None:
 
 def run_of(model: str, data: Path, seed: int, folder: Path, quick: bool) -> Run:
     """Train a model from a seed, after the models that it starts from; or what was kept of it."""
+    recipe = recipe_of(model, data, seed, folder, quick)
+    if recipe.pretrained:
+        for part in PARTS:
+            run_of(part, data, seed, folder, quick)
+    artifact = artifact_of(model, data, recipe, seed, folder)
+    procedure = partial(train_on_all, artifact=artifact)
+    return run_recipe(
+        model, f"ncf:{data}", recipe, seed, runs=folder, procedure=procedure, artifact=artifact
+    )
+
+
+def recipe_of(model: str, data: Path, seed: int, folder: Path, quick: bool) -> Recipe:
+    """A model's recipe, with the models that it starts from: other ones for other settings."""
     recipe = recipe_for("ncf", "ncf", MODELS[model])
     if quick:
         recipe = shortened(recipe, 20)
-    if model == "neumf_pretrained":
-        parts = [folder / f"{part}-{seed}-model" for part in ("gmf", "mlp")]
-        for part in ("gmf", "mlp"):
-            run_of(part, data, seed, folder, quick)
-        recipe = replace(recipe, pretrained=tuple(map(str, parts)))
-    procedure = partial(train_on_all, artifact=folder / f"{model}-{seed}-model")
-    return run_recipe(model, f"ncf:{data}", recipe, seed, runs=folder, procedure=procedure)
+    if model != "neumf_pretrained":
+        return recipe
+    of_parts = {part: recipe_of(part, data, seed, folder, quick) for part in PARTS}
+    parts = [artifact_of(part, data, of_parts[part], seed, folder) for part in PARTS]
+    return replace(recipe, pretrained=tuple(map(str, parts)))
+
+
+def artifact_of(model: str, data: Path, recipe: Recipe, seed: int, folder: Path) -> Path:
+    """Where the trained model is, beside its run."""
+    return folder / f"{run_name(model, f'ncf:{data}', recipe, seed)}-model"
 
 
 def train_on_all(dataset: Dataset, recipe: Recipe, *, refit: bool, artifact: Path) -> Trained:

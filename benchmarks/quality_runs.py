@@ -89,6 +89,7 @@ def run_recipe(
     refit: bool = False,
     runs: Path | None = None,
     procedure: Callable[..., Trained | None] = train_and_test,
+    artifact: Path | None = None,
 ) -> Run:
     """Train a model by its recipe from this seed, or load the run that was kept.
 
@@ -100,12 +101,12 @@ def run_recipe(
         refit: whether to train again on train + validation before the test is scored.
         runs: folder of finished runs; None: keep none.
         procedure: takes data set, recipe and `refit`, for models that train in stages.
+        artifact: what `procedure` writes too; a kept run without it is trained again.
     """
     recipe = replace(recipe, training=replace(recipe.training, seed=seed))
-    decides = repr((data, recipe, refit))
-    digest = hashlib.sha256(decides.encode()).hexdigest()[:12]
-    kept = None if runs is None else runs / f"{model}-{seed}-{digest}"
-    if kept is not None and (kept / _METRICS_FILE).is_file():
+    kept = None if runs is None else runs / run_name(model, data, recipe, seed, refit=refit)
+    whole = artifact is None or artifact.is_dir()
+    if whole and kept is not None and (kept / _METRICS_FILE).is_file():
         metrics = json.loads((kept / _METRICS_FILE).read_text(encoding="utf-8"))
         return Run(tests=load_scores(kept)[0], metrics=metrics)
     dataset = open_dataset(data, recipe.data)
@@ -118,6 +119,13 @@ def run_recipe(
         save_scores(kept, run.tests, dataset.rows_fingerprint)
         replace_text(kept / _METRICS_FILE, json.dumps(run.metrics, indent=2))
     return run
+
+
+def run_name(model: str, data: str, recipe: Recipe, seed: int, *, refit: bool = False) -> str:
+    """What a run is kept as: another name for every setting of it; see `run_recipe`."""
+    recipe = replace(recipe, training=replace(recipe.training, seed=seed))
+    decides = repr((data, recipe, refit))
+    return f"{model}-{seed}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
