@@ -142,8 +142,8 @@ def _attributes(file: Path, content: bytes) -> dict[int, list[int]]:
         if int(item) in found:
             raise DataError(file, "the item is there already", row=row, column="item", value=item)
         sound = isinstance(attributes, list) and bool(attributes)
-        if not sound or any(type(each) is not int or each < 0 for each in attributes):
-            reason = f"expected a list of one or more numbers for item {item}"
+        if not sound or any(type(a) is not int or not 0 <= a < 10**18 for a in attributes):
+            reason = f"expected a list of one or more numbers below 10^18 for item {item}"
             raise DataError(file, reason, row=row, column="attributes", value=str(attributes))
         found[int(item)] = attributes
     return found

@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from tailrank.core.errors import DataError
 
 TRAIN_SUFFIX, TEST_SUFFIX, NEGATIVE_SUFFIX = ".train.rating", ".test.rating", ".test.negative"
+ID_MAX = (1 << 27) - 1
+"""Ids count: up to the largest one each has a table row, so that a hash for an id has no room."""
 _COLUMNS = ("user", "item", "rating", "time")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _PAIR = re.compile(r"\(([0-9]{1,18}),([0-9]{1,18})\)")
@@ -134,7 +136,10 @@ def _read_pairs(file: Path, digest: hashlib._Hash) -> tuple[Ints, Ints]:
         for line, fields in enumerate(text.decode("latin-1").splitlines(), start=1):
             _check_fields(file, line, fields.split("\t"))
         raise DataError(file, f"not lines of {', '.join(_COLUMNS)}, separated by tabs")
-    return frame["user"].to_numpy(), frame["item"].to_numpy()
+    user_B, item_B = (frame[name].to_numpy() for name in ("user", "item"))
+    for name, id_B in (("user", user_B), ("item", item_B)):
+        _refuse(file, name, id_B, id_B > ID_MAX, f"expected an id, 0 to {ID_MAX}")
+    return user_B, item_B
 
 
 def _check_fields(file: Path, line: int, fields: list[str]) -> None:
@@ -162,8 +167,8 @@ def _read_negatives(
             reason = f"expected ({user},{item}), as in the test"
             raise DataError(file, reason, line, column="(user,item)", value=pair)
         for text_of_item in items:
-            if not _NUMBER.fullmatch(text_of_item):
-                reason = "expected a number from 0"
+            if not _NUMBER.fullmatch(text_of_item) or int(text_of_item) > ID_MAX:
+                reason = f"expected an id, 0 to {ID_MAX}"
                 raise DataError(file, reason, line, column="item", value=text_of_item)
         numbers = [int(text_of_item) for text_of_item in items]
         if not set(numbers) - {int(item)} or len(set(numbers)) != len(numbers):

@@ -235,6 +235,7 @@ def test_a_bad_line_of_the_log_is_named(tmp_path: Path, text: str, expected: str
         ('{"2": {"a": 1}}', "json: row 1: column 'attributes', value .*: expected a list"),
         ('{"2": [1.5]}', "json: row 1: column 'attributes', value '\\[1.5\\]': expected a list"),
         ('{"2": [true]}', "json: row 1: column 'attributes', value '\\[True\\]': expected a list"),
+        ('{"2": [1' + 30 * "0" + "]}", "json: row 1: column 'attributes', .* numbers below 10"),
         ('{"2": 7}', "json: row 1: column 'attributes', value '7': expected a list of one or more"),
         ("\n", "json: empty"),
     ],

@@ -169,6 +169,10 @@ def test_rows_that_contradict_one_another_are_named(tmp_path: Path) -> None:
         ("test.negative", 1, f"(0,{tested})\t{tested}", r"negative:1: .*another than the test's"),
         ("test.negative", 1, f"(0,{tested})\t7\t7", r"negative:1: .*items that differ"),
         ("test.negative", 1, f"(0,{tested})\t7\ty", r"negative:1: column 'item', value 'y'"),
+        # A hash for an id asked for tables of terabytes, or overflowed.
+        ("test.negative", 1, f"(0,{tested})\t{10**17}", r"negative:1: .*0 to 134217727"),
+        ("train.rating", 2, f"{10**12}\t1\t4\t0", r"rating:2: column 'user'.*0 to 134217727"),
+        ("train.rating", 2, f"0\t{10**17}\t4\t0", r"rating:2: column 'item'.*0 to 134217727"),
     ):
         write_ncf(tmp_path)
         edit(tmp_path, suffix, line, text)
