@@ -51,6 +51,7 @@ def test_models_that_are_no_parts_are_refused_before_training(
     for words, said in (
         (["--pretrained", str(tmp_path / "gmf")], "two models: a GMF, then an MLP"),
         (["--pretrained", f"{tmp_path}/gmf,{tmp_path}/nowhere"], "nowhere"),
+        (["--pretrained", f"{tmp_path}/gmf,{tmp_path}/nowhere", "--dry-run"], "nowhere"),
         (["--embedding-dim", "13"], "a multiple of 3 for neumf"),
     ):
         assert main([*common, *words]) == 2

@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 
 from tailrank.data.dataset import SPLITS, Dataset, Split
-from tailrank.models import RankingModel, build_model
+from tailrank.models import RankingModel
 from tailrank.training.config import TrainingConfig
 from tailrank.training.loop import check_rows, check_selection, check_task_weights, check_warmup
 from tailrank.training.recipe import Recipe
@@ -81,7 +81,8 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
 
     Raises:
         ConfigError: a setting is wrong.
-        DataError: a row cannot be used, all are of one class, or a split has none.
+        DataError: a row cannot be used, all are of one class, or a split has none; or a model to
+            start from is missing or damaged.
     """
     config = recipe.training
     num_rows = {split: dataset.num_rows((split,)) for split in SPLITS}
@@ -91,7 +92,7 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
     check_rows(dataset)
     check_selection(config, dataset)
     check_task_weights(config, dataset)
-    model = build_model(recipe.model_config(dataset), config.seed)
+    model = recipe.fresh_model(dataset)
     step_s = _step_seconds(model, dataset, recipe)
     row_s = _evaluation_seconds(model, dataset)
     evaluations = math.ceil(steps / (config.evaluate_every or steps_per_epoch))
