@@ -96,6 +96,7 @@ def test_a_file_that_scores_otherwise_is_not_given_out(
         (["--format", "torch-export", "--out", "model"], "ends in .pt2"),
         (["--format", "onnx", "--out", "folder.onnx"], "is a folder; name a file"),
         (["--format", "onnx", "--out", "m.onnx", "--precision", "bf16"], "--precision: got 'bf16'"),
+        (["--format", "onnx", "--out", "m.onnx", "--max-auc-drop", "0.1"], "--max-auc-drop: got"),
         (["--format", "onnx", "--out", "m.onnx", "--data", "criteo:x"], "--data: got 'criteo:x'"),
         (["--out", "folder", "--data", "criteo:x"], "--precision: missing"),
         (["--out", "folder", "--precision", "bf16"], "--data: missing"),

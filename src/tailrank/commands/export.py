@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tailrank.training.precision_search import Found, Trial
 
 AUTO = "auto"
+MAX_AUC_DROP = 0.001
 # Of two probabilities; the rankers' own contract (tests/contract/test_rankers.py) for fp32.
 DIFFERENCE_MAX = 1e-5
 # Of all rows, beside the loaded ones, while a file is written and read; seen at 512 MB of tables.
@@ -28,7 +29,7 @@ def export(
     precision: str | None = None,
     data: str | None = None,
     split: Literal["validation", "test"] = "test",
-    max_auc_drop: float = 0.001,
+    max_auc_drop: float = MAX_AUC_DROP,
     overwrite: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -79,8 +80,13 @@ def export(
     typed = command_line(export, locals())
     console = Console(json=json, quiet=quiet)
     if format != "artifact":
-        for name, given in (("--precision", precision), ("--data", data)):
-            if given is not None:
+        for name, given, unset in (
+            ("--precision", precision, None),
+            ("--data", data, None),
+            ("--split", split, "test"),
+            ("--max-auc-drop", max_auc_drop, MAX_AUC_DROP),
+        ):
+            if given != unset:
                 allowed = f"nothing with --format {format}: the file is in fp32, without a gate"
                 raise ConfigError(name, given, allowed)
         return _export_file(artifact, format, out, overwrite, typed, console)
