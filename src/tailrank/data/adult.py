@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -119,13 +120,25 @@ class AdultFit:
         """
         try:
             fit = cls(**json.loads(file.read_text(encoding="utf-8")))
-            sound = set(fit.known) == set(CATEGORIES) and set(fit.mean) == set(fit.std)
-            if not sound or set(fit.mean) != set(NUMBERS):
-                raise DataError(file, "damaged: other features than the census has")
         except FileNotFoundError:
             raise DataError(file, "nothing fitted on the census here") from None
         except (OSError, ValueError, TypeError) as error:
             raise DataError(file, f"damaged: {error}") from None
+        maps = (fit.known, CATEGORIES), (fit.mean, NUMBERS), (fit.std, NUMBERS)
+        if not all(isinstance(found, dict) and set(found) == set(names) for found, names in maps):
+            raise DataError(file, "damaged: other features than the census has")
+        for name in CATEGORIES:
+            known = fit.known[name]
+            texts = isinstance(known, list) and all(isinstance(value, str) for value in known)
+            if not texts or len(set(known)) < len(known):
+                reason = "damaged: expected a list of different words"
+                raise DataError(file, reason, column=name, value=str(known))
+        for name in NUMBERS:
+            scale = (fit.mean[name], fit.std[name])
+            numbers = all(isinstance(n, float) and math.isfinite(n) for n in scale)
+            if not numbers or scale[1] <= 0.0:
+                reason = "damaged: expected a mean, and a deviation above 0"
+                raise DataError(file, reason, column=name, value=str(scale))
         return fit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,26 @@ def test_the_published_files(shared_data: Path) -> None:
 def everything_of_test(dataset) -> tuple[None, np.ndarray]:
     pairs = dataset.batches(("test",), 8192)
     return None, np.concatenate([labels.values_BT.numpy() for _, labels in pairs])
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("known", "race", None, "column 'race', value 'None': damaged: .* different words"),
+        ("known", "race", ["White", "White"], "column 'race', .* different words"),
+        ("mean", "age", None, "column 'age', .* a mean, and a deviation above 0"),
+        ("mean", "age", float("nan"), "column 'age', .* a mean, and a deviation above 0"),
+        ("std", "age", 0.0, "column 'age', .* a mean, and a deviation above 0"),
+        ("std", "height", 1.0, "damaged: other features than the census has"),
+    ],
+)
+def test_what_was_fitted_is_refused_where_it_cannot_have_been(
+    folder: Path, tmp_path: Path, part, name, value, said
+) -> None:
+    file = tmp_path / "adult.json"
+    AdultDataset(AdultConfig(path=folder)).fit.save(file)
+    record = json.loads(file.read_text())
+    record[part][name] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=said):
+        AdultFit.load(file)
