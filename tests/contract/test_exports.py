@@ -44,6 +44,7 @@ LIKE_ANOTHER = {
     "logistic_regression": "deepfm",
     "factorization_machine": "deepfm",
     "matrix_factorization": "ncf-neumf",
+    "wide_and_deep": "mt_wide_and_deep",
 }
 
 
