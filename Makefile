@@ -42,7 +42,8 @@ sanitize: $(STAMP)
 		-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath build/sanitize/site/tailrank/kernels)
 	$(BIN)/cmake --build build/sanitize/objects
 	$(SANITIZED) $(BIN)/python -m pytest -q tests/contract/test_lookup.py \
-		tests/contract/test_dense.py tests/contract/test_sparse_update.py tests/contract/test_fused_dlrm.py \
+		tests/contract/test_dense.py tests/contract/test_fused_dlrm.py \
+		tests/contract/test_sparse_update.py tests/contract/test_sparse_requests.py \
 		tests/contract/test_recurrence.py tests/contract/test_attention.py --hypothesis-profile=fuzz
 
 demo: setup

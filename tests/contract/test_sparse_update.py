@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.contract.sparse_cases import (
+    INT64_MAX,
+    INT64_MIN,
+    RULES,
+    Statement,
+    bags_of,
+    close,
+    random_table,
+    summed,
+)
 from torch import Tensor, nn
 
 from tailrank.core.errors import ConfigError
@@ -17,9 +25,7 @@ from tailrank.kernels.native import ISAS
 from tailrank.kernels.sparse_reference import Bags, RowRule, TorchUpdate, new_state
 from tailrank.kernels.sparse_update import NativeUpdate, SparseUpdate, kernels_for, sparse_update
 
-RULES = get_args(RowRule)
 DIMS = (1, 7, 16, 33, 64, 128)
-INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 
 class Kernels(NamedTuple):
@@ -57,73 +63,8 @@ def isa(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def bags_of(
-    seed: int, *, dim: int, ids_max: int = 9, num_bags: int = 20, weighted: bool = False
-) -> Bags:
-    """Bags of 0 to 3 ids, few different ones, so that many repeat."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, 4, (num_bags,), generator=generator)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    ids_L = torch.randint(0, ids_max, (int(offsets[-1]),), generator=generator)
-    grad_GD = torch.randn(num_bags, dim, generator=generator)
-    weights_L = torch.randn(len(ids_L), generator=generator) if weighted else None
-    return Bags(ids_L, offsets, grad_GD, weights_L)
-
-
 def on(device: torch.device, lookups: list[Bags]) -> list[Bags]:
     return [Bags(*(None if x is None else x.to(device) for x in bags)) for bags in lookups]
-
-
-def summed(lookups: list[Bags]) -> dict[int, np.ndarray]:
-    """The gradient of each row that was read, in fp64, one occurrence after the other."""
-    total: dict[int, np.ndarray] = {}
-    for bags in lookups:
-        for bag, gradient in enumerate(bags.grad_GD.double().numpy()):
-            for position in range(int(bags.offsets[bag]), int(bags.offsets[bag + 1])):
-                factor = 1.0 if bags.weights_L is None else float(bags.weights_L[position])
-                row = int(bags.ids_L[position])
-                total[row] = total.get(row, 0.0) + factor * gradient
-    return total
-
-
-class Statement:
-    """One table under one rule in fp64: the formulas of `update_rows`, a row at a time."""
-
-    def __init__(self, rule: str, weight_VD: Tensor) -> None:
-        self.rule, self.num_steps = rule, 0
-        self.weight_VD = weight_VD.double().numpy().copy()
-        self.memory = np.zeros((3, *self.weight_VD.shape))  # mean, square, largest
-
-    def step(
-        self, gradients: dict[int, np.ndarray], lr: float, scale: float = 1.0, l2: float = 0.0
-    ) -> None:
-        self.num_steps += 1
-        for row, gradient in gradients.items():
-            g = scale * gradient + (l2 * self.weight_VD[row] if l2 else 0.0)
-            mean, square, largest = (self.memory[kind, row] for kind in range(3))
-            if self.rule == "sgd":
-                change = g
-            elif self.rule.endswith("adagrad"):
-                square += np.mean(g * g) if self.rule == "rowwise_adagrad" else g * g
-                change = g / (np.sqrt(square) + 1e-10)
-            else:
-                mean[:] = 0.9 * mean + 0.1 * g
-                square[:] = 0.999 * square + 0.001 * g * g
-                largest[:] = np.maximum(largest, square)
-                second = largest if self.rule == "amsgrad" else square
-                correction = np.sqrt(1 - 0.999**self.num_steps) / (1 - 0.9**self.num_steps)
-                change = correction * mean / (np.sqrt(second) + 1e-8)
-            self.weight_VD[row] -= lr * change
-
-
-def random_table(num_rows: int, dim: int) -> Tensor:
-    return torch.randn(num_rows, dim, generator=torch.Generator().manual_seed(0))
-
-
-def close(mine_VD: Tensor, statement: Statement) -> None:
-    """Equal but for what fp32 rounds away in a few steps of order 0.1."""
-    mine = mine_VD.cpu().double().numpy()
-    np.testing.assert_allclose(mine, statement.weight_VD, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -371,61 +312,3 @@ def test_the_widest_kernels_of_this_machine_are_chosen() -> None:
         assert kernels_for(weight_VD) == f"native {native.runnable_isas()[0]}"
     for other in (weight_VD.to("meta"), weight_VD.double(), weight_VD.t()):
         assert kernels_for(other) == "torch"
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> tuple[RowRule, int, int, list[Bags]]:
-    """Rule, dim, rows of the table, and lookups; some ids and offsets are anything at all."""
-    dim, num_rows = draw(st.sampled_from([1, 7, 16])), draw(st.sampled_from([1, 3, 3000]))
-    lookups, seed = [], draw(st.integers(0, 1000))
-    for index in range(draw(st.integers(0, 3))):
-        lengths = draw(st.lists(st.integers(0, 4), max_size=4))
-        offsets = [0]
-        for length in lengths:
-            offsets.append(offsets[-1] + length)
-        ids = [(seed + 7 * place + index) % num_rows for place in range(offsets[-1])]
-        anything = st.integers(-3, 8) | st.integers(INT64_MIN, INT64_MAX)
-        num_ids = len(ids)
-        for numbers in (ids, offsets):
-            if numbers and draw(st.integers(0, 5)) == 0:
-                numbers[draw(st.integers(0, len(numbers) - 1))] = draw(anything)
-        generator = torch.Generator().manual_seed(seed)
-        weighted = draw(st.booleans())
-        lookups.append(
-            Bags(
-                torch.tensor(ids, dtype=torch.int64),
-                torch.tensor(offsets),
-                torch.randn(len(lengths), dim, generator=generator),
-                torch.randn(num_ids, generator=generator) if weighted else None,
-            )
-        )
-    return draw(st.sampled_from(RULES)), dim, num_rows, lookups
-
-
-def is_sound(bags: Bags, num_rows: int) -> bool:
-    offsets, ids = bags.offsets.tolist(), bags.ids_L.tolist()
-    rising = offsets == sorted(offsets) and offsets[0] == 0 and offsets[-1] == len(ids)
-    return rising and all(0 <= row < num_rows for row in ids)
-
-
-@given(requests())
-def test_any_lookups_give_the_formula_or_an_error(request) -> None:
-    rule, dim, num_rows, lookups = request
-    sound = all(is_sound(bags, num_rows) for bags in lookups)
-    runnable = () if native.why_unavailable() is not None else native.runnable_isas()
-    for isa in runnable:
-        weight_VD = random_table(num_rows, dim)
-        statement = Statement(rule, weight_VD)
-        update = NativeUpdate(rule, weight_VD, new_state(rule, weight_VD), isa=isa)
-        if not sound:
-            with pytest.raises(ConfigError):
-                update.read(lookups)
-            continue
-        rows = update.read(lookups)
-        expected = summed(lookups)
-        assert rows.rows().tolist() == sorted(expected)
-        rows.update(0.1, scale=0.7, l2=0.01)
-        statement.step(expected, 0.1, scale=0.7, l2=0.01)
-        # A first step of Adam is the sign of a gradient, whatever its size: near zero, of rounding.
-        if all(np.abs(gradient).min() > 1e-3 for gradient in expected.values()):
-            close(weight_VD, statement)

@@ -7,8 +7,9 @@ T tasks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from tailrank.core.errors import ConfigError, one_of
 from tailrank.data.dataset import Batches, Dataset, Split
-from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
+from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Labels, Side, SideFeatures
 
 
 def select_features(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -25,7 +26,15 @@ def select_features(dataset: Dataset, names: Sequence[str]) -> Dataset:
     Raises:
         ConfigError: a name that is not there, or none.
     """
-    return _Selected(dataset, tuple(names))
+    spec = _selected_spec(dataset.spec, tuple(names))
+    user, item = (_SideSelection(dataset.spec, side, set(names)) for side in SIDES)
+
+    def selected(batch: FeatureBatch, labels: Labels) -> tuple[FeatureBatch, Labels]:
+        return replace(batch, user=user(batch.user), item=item(batch.item)), labels
+
+    kept = [feature.name for feature in spec.features]
+    again = partial(select_features, names=names)
+    return _Selected(dataset, spec, dataset.tasks, str(kept), selected, again)
 
 
 def select_tasks(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -39,60 +48,41 @@ def select_tasks(dataset: Dataset, names: Sequence[str]) -> Dataset:
             raise ConfigError("--tasks", name, one_of(dataset.tasks, name))
     if not names:
         raise ConfigError("--tasks", "", f"at least one of {', '.join(dataset.tasks)}")
-    return _SomeTasks(dataset, tuple(name for name in dataset.tasks if name in names))
+    kept = tuple(name for name in dataset.tasks if name in names)
+    columns = [dataset.tasks.index(task) for task in kept]
 
+    def selected(batch: FeatureBatch, labels: Labels) -> tuple[FeatureBatch, Labels]:
+        mask_BT = None if labels.mask_BT is None else labels.mask_BT[:, columns]
+        return batch, replace(labels, values_BT=labels.values_BT[:, columns], mask_BT=mask_BT)
 
-class _SomeTasks:
-    """A data set with some of its tasks; see `data.dataset.Dataset`."""
-
-    def __init__(self, dataset: Dataset, tasks: tuple[str, ...]) -> None:
-        self._dataset, self.tasks = dataset, tasks
-        self._columns = [dataset.tasks.index(task) for task in tasks]
-        self.name, self.spec = dataset.name, dataset.spec
-        text = f"{dataset.fingerprint} {tasks}"
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self.rows_fingerprint = dataset.rows_fingerprint
-        self.fitted_fingerprint = dataset.fitted_fingerprint
-
-    def num_rows(self, splits: Sequence[Split]) -> int:
-        """Item rows of these splits together."""
-        return self._dataset.num_rows(splits)
-
-    def save_fitted(self, folder: Path) -> None:
-        """Write what was fitted; tasks have no part in it."""
-        self._dataset.save_fitted(folder)
-
-    def for_refit(self) -> Dataset:
-        """The same tasks of the data fitted on train + validation."""
-        return _SomeTasks(self._dataset.for_refit(), self.tasks)
-
-    def batches(
-        self,
-        splits: Sequence[Split],
-        batch_items: int,
-        *,
-        shuffle_seed: int | None = None,
-        first_batch: int = 0,
-    ) -> Batches:
-        """See `Dataset.batches`."""
-        for batch, labels in self._dataset.batches(
-            splits, batch_items, shuffle_seed=shuffle_seed, first_batch=first_batch
-        ):
-            mask_BT = None if labels.mask_BT is None else labels.mask_BT[:, self._columns]
-            values_BT = labels.values_BT[:, self._columns]
-            yield batch, replace(labels, values_BT=values_BT, mask_BT=mask_BT)
+    again = partial(select_tasks, names=names)
+    return _Selected(dataset, dataset.spec, kept, str(kept), selected, again)
 
 
 class _Selected:
-    """A data set with some of its features; see `data.dataset.Dataset`."""
+    """A data set with some of its columns; see `data.dataset.Dataset`.
 
-    def __init__(self, dataset: Dataset, names: tuple[str, ...]) -> None:
-        self._dataset, self._names = dataset, names
-        self.name, self.spec = dataset.name, _selected_spec(dataset.spec, names)
-        self.tasks = dataset.tasks
-        self._sides = {side: _SideSelection(dataset.spec, side, set(names)) for side in SIDES}
-        text = f"{dataset.fingerprint} {[feature.name for feature in self.spec.features]}"
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    Args:
+        dataset: has them all.
+        spec: of the features that stay.
+        tasks: that stay.
+        kept: what stays, in words; makes the fingerprint.
+        select: takes them out of a batch.
+        again: the same of another data set.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        spec: FeatureSpec,
+        tasks: tuple[str, ...],
+        kept: str,
+        select: Callable[[FeatureBatch, Labels], tuple[FeatureBatch, Labels]],
+        again: Callable[[Dataset], Dataset],
+    ) -> None:
+        self._dataset, self._select, self._again = dataset, select, again
+        self.name, self.spec, self.tasks = dataset.name, spec, tasks
+        self.fingerprint = hashlib.sha256(f"{dataset.fingerprint} {kept}".encode()).hexdigest()
         self.rows_fingerprint = dataset.rows_fingerprint
         self.fitted_fingerprint = dataset.fitted_fingerprint
 
@@ -101,12 +91,12 @@ class _Selected:
         return self._dataset.num_rows(splits)
 
     def save_fitted(self, folder: Path) -> None:
-        """Write what was fitted, for all features: the file is the data's, not the selection's."""
+        """Write what was fitted, for all columns: the file is the data's, not the selection's."""
         self._dataset.save_fitted(folder)
 
     def for_refit(self) -> Dataset:
-        """The same features of the data fitted on train + validation."""
-        return _Selected(self._dataset.for_refit(), self._names)
+        """The same columns of the data fitted on train + validation."""
+        return self._again(self._dataset.for_refit())
 
     def batches(
         self,
@@ -120,12 +110,7 @@ class _Selected:
         for batch, labels in self._dataset.batches(
             splits, batch_items, shuffle_seed=shuffle_seed, first_batch=first_batch
         ):
-            selected = FeatureBatch(
-                user=self._sides["user"](batch.user),
-                item=self._sides["item"](batch.item),
-                item_to_user_B=batch.item_to_user_B,
-            )
-            yield selected, labels
+            yield self._select(batch, labels)
 
 
 class _SideSelection:
