@@ -31,6 +31,10 @@ class Verdict(Enum):
     UNDECIDED = "undecided"
 
 
+Judge = Callable[[Measurement, SLA], Verdict]
+"""Holds a measurement against an SLA: `judge_probe`, or a `partial` of it that asks for more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One measured load.
@@ -96,17 +100,40 @@ class Capacity:
         return tuple(dict.fromkeys(reasons))
 
 
-def judge_probe(measurement: Measurement, sla: SLA) -> Verdict:
+def judge_probe(
+    measurement: Measurement,
+    sla: SLA,
+    *,
+    bounds: tuple[SLA, ...] = (),
+    allow_rejects: bool = True,
+    certain: bool = True,
+) -> Verdict:
     """Hold a measurement against the SLA: is the allowed fraction of slow queries kept for certain?
 
-    Decided on the confidence bounds of the fraction above the limit.
+    Decided on the confidence bounds of the fraction above the limit. A run whose backlog grew, or
+    that was cut off before its queue was empty, is a miss.
+
+    Args:
+        measurement: what was seen.
+        sla: percentile and limit.
+        bounds: further percentiles and limits that are to be kept as well.
+        allow_rejects: whether queries may be turned away as long as the percentiles bear it.
+        certain: False: decide on the fraction that was seen, so that nothing is undecided; for
+            comparing policies that all see the same queries, where chance falls on all alike.
     """
-    slow = measurement.summary.fraction_above(sla.latency_ns)
-    allowed = 1.0 - sla.percentile / 100.0
     unstable = any(reason.startswith("unstable") for reason in measurement.validity.reasons)
-    if unstable or slow.low > allowed:
+    if unstable or (measurement.num_rejected and not allow_rejects):
         return Verdict.MISS
-    return Verdict.PASS if slow.high <= allowed else Verdict.UNDECIDED
+    verdict = Verdict.PASS
+    for bound in (sla, *bounds):
+        slow = measurement.summary.fraction_above(bound.latency_ns)
+        low, high = (slow.low, slow.high) if certain else (slow.value, slow.value)
+        allowed = 1.0 - bound.percentile / 100.0
+        if low > allowed:
+            return Verdict.MISS
+        if high > allowed:
+            verdict = Verdict.UNDECIDED
+    return verdict
 
 
 def find_capacity(
@@ -116,6 +143,7 @@ def find_capacity(
     *,
     start_qps: float,
     tolerance: float = 0.02,
+    judge: Judge = judge_probe,
 ) -> Capacity:
     """Search from a rough guess: double until a load fails, then bisect.
 
@@ -131,12 +159,13 @@ def find_capacity(
         sla: percentile and limit.
         start_qps: first load, > 0.
         tolerance: width of the last bracket, relative to its lower end, > 0.
+        judge: what a load must keep; a `partial` of `judge_probe` asks for further bounds.
 
     Raises:
         ConfigError: a number is out of range.
     """
     _check_positive(start_qps=start_qps, tolerance=tolerance)
-    search = _Search(measure, config, sla)
+    search = _Search(partial(measure, config), lambda seen: judge(seen, sla))
     if search.passes(start_qps):
         for octave in range(1, _NUM_OCTAVES_MAX + 1):
             if not search.passes(start_qps * 2**octave):
@@ -156,6 +185,7 @@ def verify_capacity(
     step: float = 1.06,
     tolerance: float = 0.02,
     num_probes_max: int = 12,
+    judge: Judge = judge_probe,
 ) -> Capacity:
     """Search near an expectation: step away from it by growing factors, then bisect.
 
@@ -169,6 +199,7 @@ def verify_capacity(
         step: factor of the first step, > 1; each further step squares it, at most 2.
         tolerance: width of the last bracket, relative to its lower end, > 0.
         num_probes_max: most probes, >= 2.
+        judge: what a load must keep; a `partial` of `judge_probe` asks for further bounds.
 
     Raises:
         ConfigError: a number is out of range.
@@ -178,7 +209,7 @@ def verify_capacity(
         raise ConfigError("step", step, "a number above 1, at most 2")
     if num_probes_max < 2:
         raise ConfigError("num_probes_max", num_probes_max, "a whole number from 2")
-    search = _Search(measure, config, sla)
+    search = _Search(partial(measure, config), lambda seen: judge(seen, sla))
     qps = expected_qps
     upwards = search.passes(qps)
     while len(search.probes) < num_probes_max:
@@ -193,9 +224,10 @@ def verify_capacity(
 class _Search:
     """The probes so far and the bracket they leave."""
 
-    def __init__(self, measure: Measure[Config], config: Config, sla: SLA) -> None:
-        self._measure: Callable[[float], Measurement] = partial(measure, config)
-        self._sla = sla
+    def __init__(
+        self, measure: Callable[[float], Measurement], judge: Callable[[Measurement], Verdict]
+    ) -> None:
+        self._measure, self._judge = measure, judge
         self.probes: list[Probe] = []
         self._low_qps = 0.0  # largest pass
         self._stop_qps = math.inf  # smallest load that did not pass
@@ -203,7 +235,7 @@ class _Search:
     def passes(self, qps: float) -> bool:
         """Measure one more load."""
         measurement = self._measure(qps)
-        verdict = judge_probe(measurement, self._sla)
+        verdict = self._judge(measurement)
         self.probes.append(Probe(qps, measurement, verdict))
         if verdict is Verdict.PASS:
             self._low_qps = max(self._low_qps, qps)

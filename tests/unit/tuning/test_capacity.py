@@ -1,6 +1,8 @@
 """The capacity search against queues whose capacity is known in closed form."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -145,6 +147,54 @@ def test_lost_queries_miss_the_sla():
     latency_ns = np.full(2000, 1.0 * MS)
     latency_ns[::16] = np.inf
     assert judge_probe(make_measurement(1, latency_ns), SLA_10MS) is Verdict.MISS
+
+
+P99_30MS = SLA.parse("p99=30ms")
+
+
+def test_a_second_bound_is_to_be_kept_as_well():
+    """Two in a hundred at 40 ms: fine for p95 = 10 ms, not for p99 = 30 ms."""
+
+    def judged(every: int, slow_ms: float, **options) -> Verdict:
+        latency_ns = np.full(5000, 1.0 * MS)
+        latency_ns[::every] = slow_ms * MS
+        return judge_probe(make_measurement(1, latency_ns), SLA_10MS, **options)
+
+    assert judged(50, 40.0) is Verdict.PASS
+    assert judged(50, 40.0, bounds=(P99_30MS,)) is Verdict.MISS
+    assert judged(50, 29.0, bounds=(P99_30MS,)) is Verdict.PASS
+    # One in a hundred is what p99 allows, but not for certain.
+    assert judged(100, 31.0, bounds=(P99_30MS,)) is Verdict.UNDECIDED
+
+
+def test_rejects_can_be_ruled_out():
+    seen = make_measurement(1, np.full(2000, 1.0 * MS))
+    rejecting = replace(seen, num_rejected=1)
+    assert judge_probe(rejecting, SLA_10MS) is Verdict.PASS
+    assert judge_probe(rejecting, SLA_10MS, allow_rejects=False) is Verdict.MISS
+    assert judge_probe(seen, SLA_10MS, allow_rejects=False) is Verdict.PASS
+
+
+def test_a_verdict_on_what_was_seen_is_never_undecided():
+    latency_ns = np.full(100, 1.0 * MS)
+    latency_ns[:5] = 20 * MS
+    seen = make_measurement(1, latency_ns)
+    assert judge_probe(seen, SLA_10MS) is Verdict.UNDECIDED
+    assert judge_probe(seen, SLA_10MS, certain=False) is Verdict.PASS
+    latency_ns[5] = 20 * MS
+    assert judge_probe(make_measurement(1, latency_ns), SLA_10MS, certain=False) is Verdict.MISS
+
+
+@pytest.mark.parametrize("search", ["find", "verify"])
+def test_the_capacity_under_two_bounds_is_that_of_the_tighter_one(search):
+    """M/M/1: p99 <= 12 ms asks for a lower load than p95 <= 10 ms."""
+    judge = partial(judge_probe, bounds=(SLA.parse("p99=12ms"),))
+    if search == "find":
+        found = find_capacity(measure_mm1, 100_000, SLA_10MS, start_qps=100.0, judge=judge)
+    else:
+        found = verify_capacity(measure_mm1, 100_000, SLA_10MS, expected_qps=500.0, judge=judge)
+    assert found.low_qps <= 1000 - math.log(100) / 0.012 <= found.high_qps
+    assert found.high_qps < MM1_CAPACITY_QPS
 
 
 def test_an_undecided_load_bounds_the_search_but_not_the_interval():
