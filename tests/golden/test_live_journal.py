@@ -14,11 +14,11 @@ JOURNAL = Path(__file__).parent / "live_journal.jsonl"
 
 
 def test_a_recorded_live_journal_replays_to_identical_decisions():
-    policy, entries = load_journal(JOURNAL)
+    policy, fleet, entries = load_journal(JOURNAL)
     events = [event for _, event, _, _ in entries]
     # The recording holds every kind of event and decision; otherwise it would prove little.
     assert {event[0] for event in events} == {"query", "done", "workers", "timer"}
     assert any(event[0] == "done" and event[2] == "failed" for event in events)
     assert any(rejected for *_, rejected in entries)
     assert any(len(parts) > 1 for _, _, started, _ in entries for _, _, parts in started)
-    assert replay(entries, build_scheduler(policy)) == [[s, r] for _, _, s, r in entries]
+    assert replay(entries, build_scheduler(policy, fleet)) == [[s, r] for _, _, s, r in entries]

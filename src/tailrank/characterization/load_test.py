@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tailrank.characterization.service_time import ProfileConfig, measure_service_times
 from tailrank.characterization.target import Target, initialise_worker
 from tailrank.core.errors import ConfigError, ServingError
+from tailrank.core.fleet import Fleet
 from tailrank.core.latency import queries_needed
 from tailrank.core.measurement import Measurement
 from tailrank.core.query import Batch
@@ -69,7 +70,8 @@ class LoadTest:
     """
 
     def __init__(self, config: LoadTestConfig, target: Target, table: ServiceTimeTable) -> None:
-        self.config, self._target, self._table = config, target, table
+        self.config, self._target = config, target
+        self._fleet = Fleet.uniform(table, config.num_workers, model=config.workload.model)
 
     def simulated(self, policy: PolicyConfig, qps: float) -> Measurement:
         """A run in simulated time.
@@ -83,7 +85,8 @@ class LoadTest:
             schedule,
             policy,
             num_workers=config.num_workers,
-            service_time_ns=TableServiceTime(self._table, seed=config.workload.payload_seed),
+            service_time_ns=TableServiceTime(self._fleet, seed=config.workload.payload_seed),
+            fleet=self._fleet,
         )
         return to_measurement(result, offered_qps=qps, sla=config.sla)
 
@@ -106,6 +109,7 @@ class LoadTest:
             num_workers=config.num_workers,
             run_batch=self._target.run_batch,
             initialise_worker=initialise_worker,
+            fleet=self._fleet,
         )
         if result.first_error is not None:
             # A broken ranker must not pass for a slow one.

@@ -137,17 +137,40 @@ class ServiceTimeTable:
         share = (value - points[upper - 1]) / (points[upper] - points[upper - 1])
         return ((upper - 1, 1.0 - share), (upper, share))
 
-    def save(self, path: Path) -> None:
-        """Write the table as JSON (NaN as null)."""
+    def to_record(self) -> dict[str, Any]:
+        """The table as plain lists and dicts, for JSON (NaN as null)."""
         values = [None if np.isnan(value) else float(value) for value in self.median_ns.ravel()]
-        record = {
+        return {
             "format_version": _FORMAT_VERSION,
             "device": self.device,
             "axes": {name: list(self.axes[name]) for name in AXES},
             "median_ns": values,
             "spread": [float(ratio) for ratio in self.spread],
         }
-        replace_text(path, json.dumps(record) + "\n")
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ServiceTimeTable:
+        """The table that `to_record` wrote down.
+
+        Raises:
+            KeyError, TypeError, ValueError, ConfigError: it is none of this version.
+        """
+        if record["format_version"] != _FORMAT_VERSION:
+            raise ValueError(
+                f"format version {record['format_version']}; expected {_FORMAT_VERSION}"
+            )
+        axes = {name: tuple(map(float, record["axes"][name])) for name in AXES}
+        values = [np.nan if value is None else value for value in record["median_ns"]]
+        return cls(
+            device=record["device"],
+            axes=axes,
+            median_ns=np.array(values, dtype=np.float64).reshape([*map(len, axes.values())]),
+            spread=np.array(record["spread"], dtype=np.float64),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON."""
+        replace_text(path, json.dumps(self.to_record()) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ServiceTimeTable:
@@ -157,20 +180,7 @@ class ServiceTimeTable:
             DataError: the file is missing, not such a table, or of another version.
         """
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if record["format_version"] != _FORMAT_VERSION:
-                raise DataError(
-                    path, f"format version {record['format_version']}; expected {_FORMAT_VERSION}"
-                )
-            axes = {name: tuple(map(float, record["axes"][name])) for name in AXES}
-            values = [np.nan if value is None else value for value in record["median_ns"]]
-            shape = tuple(len(axes[name]) for name in AXES)
-            return cls(
-                device=record["device"],
-                axes=axes,
-                median_ns=np.array(values, dtype=np.float64).reshape(shape),
-                spread=np.array(record["spread"], dtype=np.float64),
-            )
+            return cls.from_record(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise DataError(path, "no such file") from None
         except (KeyError, TypeError, ValueError, ConfigError) as error:

@@ -20,8 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tailrank.core.errors import DataError
+from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import Batch, Decision, Outcome, Query
+from tailrank.core.sla import SLA
 from tailrank.runtime.events import BatchDone, Event, QueryArrived, WorkersFree
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.scheduling.scheduler import Scheduler
@@ -72,11 +74,14 @@ class FileJournal:
     Args:
         path: the file; replaced if it exists.
         policy: what decides, for the header.
+        fleet: what it predicts with, for the header; None where it was built without.
     """
 
-    def __init__(self, path: Path, policy: PolicyConfig) -> None:
+    def __init__(self, path: Path, policy: PolicyConfig, fleet: Fleet | None = None) -> None:
         self._file = path.open("w", encoding="utf-8")
-        header = {"journal": _FORMAT_VERSION, "policy": asdict(policy)}
+        header: dict[str, Any] = {"journal": _FORMAT_VERSION, "policy": asdict(policy)}
+        if fleet is not None:
+            header["fleet"] = fleet.to_record()
         self._file.write(json.dumps(header) + "\n")
 
     def __enter__(self) -> FileJournal:
@@ -99,8 +104,8 @@ class FileJournal:
         self._file.close()
 
 
-def load_journal(path: Path) -> tuple[PolicyConfig, list[Entry]]:
-    """Read what a `FileJournal` wrote.
+def load_journal(path: Path) -> tuple[PolicyConfig, Fleet | None, list[Entry]]:
+    """Read what a `FileJournal` wrote: what decided, what it predicted with, and every step.
 
     Raises:
         DataError: the file is missing, cut off, or not a journal of this version.
@@ -113,21 +118,28 @@ def load_journal(path: Path) -> tuple[PolicyConfig, list[Entry]]:
         raise DataError(path, "not a journal: binary content") from None
     entries: list[Entry] = []
     policy: PolicyConfig | None = None
+    fleet: Fleet | None = None
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
             if policy is None:
                 if value["journal"] != _FORMAT_VERSION:
                     raise ValueError(f"version {value['journal']}, expected {_FORMAT_VERSION}")
-                policy = PolicyConfig(**value["policy"])
+                policy = _read_policy(value["policy"])
+                fleet = Fleet.from_record(value["fleet"]) if "fleet" in value else None
             else:
                 _, (_, *_), _, _ = value
                 entries.append(value)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, ConfigError) as error:
             raise DataError(path, f"not a line of a journal ({error})", number) from None
     if policy is None:
         raise DataError(path, "an empty file, not a journal")
-    return policy, entries
+    return policy, fleet, entries
+
+
+def _read_policy(fields: dict[str, Any]) -> PolicyConfig:
+    sla = fields.get("sla")
+    return PolicyConfig(**(fields | {"sla": None if sla is None else SLA(**sla)}))
 
 
 def replay(entries: Iterable[Entry], scheduler: Scheduler) -> list[Entry]:

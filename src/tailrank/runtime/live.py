@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from tailrank.core.clock import Clock, MonotonicClock
 from tailrank.core.errors import ConfigError
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import Query
 from tailrank.runtime.loop import Loop
 from tailrank.runtime.ports import Journal, OnAnswer, Parking, RunBatch
 from tailrank.runtime.record import Recorder, RunResult
-from tailrank.runtime.virtual import check_schedule
+from tailrank.runtime.virtual import check_fleet, check_schedule
 from tailrank.runtime.workers import LockParking, RunClock, WorkerPool
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler
 
@@ -79,6 +80,7 @@ def run_live(
     on_answer: OnAnswer | None = None,
     journal: Journal | None = None,
     config: LiveConfig | None = None,
+    fleet: Fleet | None = None,
     clock: Clock | None = None,
     parking: Parking | None = None,
 ) -> RunResult:
@@ -96,16 +98,18 @@ def run_live(
         on_answer: takes every answer, on a worker's thread.
         journal: takes down every step.
         config: None: the defaults.
+        fleet: what the policy predicts with; None for one that does not.
         clock: None: the machine's monotonic clock.
         parking: where idle workers wait; None: on locks. Goes with `clock`.
 
     Raises:
-        ConfigError: the schedule is empty or out of order, or more workers than cores are to be
-            pinned.
+        ConfigError: the schedule is empty or out of order, more workers than cores are to be
+            pinned, the fleet has another number of slots, or the policy wants one.
         Exception: whatever `initialise_worker` or `on_answer` raised.
     """
     config = config or LiveConfig()
     check_schedule(schedule, num_workers)
+    check_fleet(fleet, num_workers)
     if config.pin and num_workers > available_workers():
         allowed = f"at most {available_workers()}, one per core, unless pinning is off"
         raise ConfigError("num_workers", num_workers, allowed)
@@ -123,7 +127,7 @@ def run_live(
         recorder=recorder,
     )
     loop = Loop(
-        scheduler=build_scheduler(policy),
+        scheduler=build_scheduler(policy, fleet),
         executor=pool,
         clock=run_clock,
         num_workers=num_workers,

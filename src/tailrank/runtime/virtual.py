@@ -13,6 +13,7 @@ import numpy as np
 
 from tailrank.core.clock import ManualClock
 from tailrank.core.errors import ConfigError
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import Batch, Outcome, Query
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.runtime.events import BatchDone, QueryArrived, TimerFired, WorkersFree
@@ -22,7 +23,8 @@ from tailrank.runtime.record import Recorder, RunResult
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler
 
 ServiceTime = Callable[[Batch, int], int]
-"""Service time in ns of a batch that starts when this many workers are busy, itself included."""
+"""Service time in ns of a batch that starts when this many workers of its device are busy, itself
+included."""
 
 _STREAM = 0x5E2C
 _NUM_DRAWS = 4096
@@ -30,17 +32,17 @@ _NEVER = 1 << 62
 
 
 class TableServiceTime:
-    """Service times drawn from a measured table: its median times a ratio from its spread.
+    """Service times drawn from measured tables: a table's median times a ratio from its spread.
 
     Args:
-        table: what was measured.
+        measured: the table of every batch; or the fleet that has one for each model and device.
         seed: of the draws.
     """
 
-    def __init__(self, table: ServiceTimeTable, seed: int) -> None:
-        self._table = table
+    def __init__(self, measured: ServiceTimeTable | Fleet, seed: int) -> None:
+        self._measured = measured
         self._rng = np.random.default_rng([_STREAM, seed])
-        self._ratios: list[float] = []
+        self._ratios: dict[int, list[float]] = {}  # by id of the table
 
     def __call__(self, batch: Batch, busy_workers: int) -> int:
         """The service time of this batch, this time.
@@ -48,11 +50,14 @@ class TableServiceTime:
         Raises:
             OutsideProfile: nobody measured such a batch.
         """
-        table = self._table
+        table = self._measured
+        if isinstance(table, Fleet):
+            table = table.table(batch.parts[0].query.model, batch.slot)
         median_ns = table.lookup_ns(len(batch.parts), batch.num_items, batch.num_ids, busy_workers)
-        if not self._ratios:
-            self._ratios = self._rng.choice(table.spread, _NUM_DRAWS).tolist()
-        return round(median_ns * self._ratios.pop())
+        ratios = self._ratios.get(id(table))
+        if not ratios:
+            ratios = self._ratios[id(table)] = self._rng.choice(table.spread, _NUM_DRAWS).tolist()
+        return round(median_ns * ratios.pop())
 
 
 class VirtualExecutor:
@@ -61,17 +66,28 @@ class VirtualExecutor:
     Args:
         clock: the simulation's.
         service_time_ns: how long a batch takes.
+        devices: the device of each slot, where they differ; None where all are one.
     """
 
-    def __init__(self, clock: ManualClock, service_time_ns: ServiceTime) -> None:
+    def __init__(
+        self,
+        clock: ManualClock,
+        service_time_ns: ServiceTime,
+        devices: Sequence[str] | None = None,
+    ) -> None:
         self._clock = clock
         self._service_time_ns = service_time_ns
+        self._devices = devices
         # (end, batch id, batch): the id breaks ties in order of start
         self.running: list[tuple[int, int, Batch]] = []
 
     def submit(self, batch: Batch) -> None:
         """Put the batch's end on the calendar."""
-        service_ns = self._service_time_ns(batch, len(self.running) + 1)
+        busy_workers = len(self.running) + 1
+        if (devices := self._devices) is not None:
+            beside = [other for *_, other in self.running]
+            busy_workers = 1 + sum(devices[it.slot] == devices[batch.slot] for it in beside)
+        service_ns = self._service_time_ns(batch, busy_workers)
         heapq.heappush(self.running, (self._clock.now_ns() + service_ns, batch.batch_id, batch))
 
 
@@ -84,6 +100,7 @@ def simulate(
     run_batch: RunBatch | None = None,
     on_answer: OnAnswer | None = None,
     journal: Journal | None = None,
+    fleet: Fleet | None = None,
 ) -> RunResult:
     """Run a schedule through a fresh scheduler in simulated time, until the queue is drained.
 
@@ -98,17 +115,22 @@ def simulate(
             None: batches succeed without results.
         on_answer: takes every answer.
         journal: takes down every step.
+        fleet: what the policy predicts with, and which workers are of one device; None for a
+            policy that predicts nothing, on workers that are all alike.
 
     Raises:
-        ConfigError: the schedule is empty or out of order, or there is no worker.
+        ConfigError: the schedule is empty or out of order, there is no worker, the fleet has
+            another number of slots, or the policy wants one.
         OutsideProfile: `service_time_ns` was asked for what nobody measured.
     """
     check_schedule(schedule, num_workers)
+    check_fleet(fleet, num_workers)
     clock = ManualClock()
-    executor = VirtualExecutor(clock, service_time_ns)
+    devices = fleet.devices if fleet is not None and len(set(fleet.devices)) > 1 else None
+    executor = VirtualExecutor(clock, service_time_ns, devices)
     recorder = Recorder()
     loop = Loop(
-        scheduler=build_scheduler(policy),
+        scheduler=build_scheduler(policy, fleet),
         executor=executor,
         clock=clock,
         num_workers=num_workers,
@@ -162,3 +184,13 @@ def check_schedule(schedule: Sequence[Query], num_workers: int) -> None:
     times = [query.scheduled_ns for query in schedule]
     if times[0] < 0 or any(later < earlier for earlier, later in pairwise(times)):
         raise ConfigError("schedule", "unordered times", "times from 0, in order")
+
+
+def check_fleet(fleet: Fleet | None, num_workers: int) -> None:
+    """Refuse a fleet of other slots than the run has.
+
+    Raises:
+        ConfigError: it has more slots, or fewer.
+    """
+    if fleet is not None and len(fleet.devices) != num_workers:
+        raise ConfigError("fleet.devices", fleet.devices, f"{num_workers}, one per worker")

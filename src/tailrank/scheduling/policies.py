@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tailrank.core.errors import ConfigError, one_of
+from tailrank.core.fleet import Fleet
+from tailrank.core.sla import SLA
 from tailrank.scheduling.coalescing import CoalescingScheduler
 from tailrank.scheduling.scheduler import Scheduler
 from tailrank.scheduling.static import StaticScheduler
@@ -23,6 +25,10 @@ class PolicyConfig:
         delay_max_ns: longest wait for company while a worker is free, >= 0; 0 under `static`,
             which never waits.
         queue_items_max: most items that may wait for a worker, >= 1; a query beyond is rejected.
+        sla: what the policy is to keep, for one that looks at deadlines.
+        offload_threshold_items: query size from which the whole query goes to the accelerator,
+            >= 1; None: none does.
+        reject_lost: whether to reject a query once it can no longer meet its deadline.
 
     Raises:
         ConfigError: a field is outside its range, or the policy cannot honour it.
@@ -33,6 +39,9 @@ class PolicyConfig:
     batch_parts_max: int = 8
     delay_max_ns: int = 0
     queue_items_max: int = 1_000_000
+    sla: SLA | None = None
+    offload_threshold_items: int | None = None
+    reject_lost: bool = False
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -42,17 +51,44 @@ class PolicyConfig:
                 raise ConfigError(name, getattr(self, name), "a whole number from 1")
         if self.delay_max_ns < 0:
             raise ConfigError("delay_max_ns", self.delay_max_ns, "a time in ns from 0")
-        if self.policy == "static" and self.delay_max_ns:
-            raise ConfigError("delay_max_ns", self.delay_max_ns, "0: `static` never waits")
+        if self.offload_threshold_items is not None and self.offload_threshold_items < 1:
+            allowed = "a whole number from 1, or None"
+            raise ConfigError("offload_threshold_items", self.offload_threshold_items, allowed)
+        for name, default in _OWN_SETTINGS.items():
+            value = getattr(self, name)
+            if value != default and name not in POLICIES[self.policy].settings:
+                raise ConfigError(name, value, f"{default}: `{self.policy}` has no such setting")
 
 
-def _static(config: PolicyConfig) -> Scheduler:
+# Settings that only some policies have, with the value that leaves them alone.
+_OWN_SETTINGS = {
+    "delay_max_ns": 0,
+    "sla": None,
+    "offload_threshold_items": None,
+    "reject_lost": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a policy is built.
+
+    Args:
+        build: from its settings and the fleet, if there is one.
+        settings: names of those in `_OWN_SETTINGS` that it has.
+    """
+
+    build: Callable[[PolicyConfig, Fleet | None], Scheduler]
+    settings: frozenset[str] = frozenset()
+
+
+def _static(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
     return StaticScheduler(
         batch_items_max=config.batch_items_max, queue_items_max=config.queue_items_max
     )
 
 
-def _coalescing(config: PolicyConfig) -> Scheduler:
+def _coalescing(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
     return CoalescingScheduler(
         batch_items_max=config.batch_items_max,
         batch_parts_max=config.batch_parts_max,
@@ -61,15 +97,23 @@ def _coalescing(config: PolicyConfig) -> Scheduler:
     )
 
 
-POLICIES: dict[str, Callable[[PolicyConfig], Scheduler]] = {
-    "static": _static,
-    "coalescing": _coalescing,
+POLICIES: dict[str, Policy] = {
+    "static": Policy(_static),
+    "coalescing": Policy(_coalescing, frozenset({"delay_max_ns"})),
 }
 
 
-def build_scheduler(config: PolicyConfig) -> Scheduler:
-    """A fresh scheduler with empty queues and no workers; slots join by `on_workers`."""
-    return POLICIES[config.policy](config)
+def build_scheduler(config: PolicyConfig, fleet: Fleet | None = None) -> Scheduler:
+    """A fresh scheduler with empty queues and no workers; slots join by `on_workers`.
+
+    Args:
+        config: the policy and its settings.
+        fleet: what a policy that predicts, or that tells devices apart, goes by.
+
+    Raises:
+        ConfigError: the policy wants a fleet and there is none, or not one that it can use.
+    """
+    return POLICIES[config.policy].build(config, fleet)
 
 
 def static_baseline_batch(items_max: int, num_workers: int) -> int:

@@ -3,10 +3,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tailrank.core.errors import DataError
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import NOTHING
+from tailrank.core.service_time import AXES, ServiceTimeTable
 from tailrank.runtime.events import TimerFired
 from tailrank.runtime.journal import FileJournal, RingJournal, load_journal, replay
 from tailrank.runtime.virtual import simulate
@@ -47,14 +50,26 @@ def test_a_file_journal_reads_back_and_replays(tmp_path):
     path = tmp_path / "journal.jsonl"
     with FileJournal(path, POLICY) as journal:
         run(journal)
-    policy, entries = load_journal(path)
+    policy, fleet, entries = load_journal(path)
     assert policy == POLICY
+    assert fleet is None
     assert entries == list(ring.entries)
     kinds = {entry[1][0] for entry in entries}
     assert kinds == {"query", "done", "workers", "timer"}
     assert any(rejected for *_, rejected in entries)
     assert any(event[-1] == "failed" for _, event, *_ in entries)
-    assert replay(entries, build_scheduler(policy)) == [entry[2:] for entry in entries]
+    assert replay(entries, build_scheduler(policy, fleet)) == [entry[2:] for entry in entries]
+
+
+def test_what_a_policy_predicts_with_is_in_the_header(tmp_path):
+    axes = dict(zip(AXES, [(1.0,), (1.0, 9.0), (0.0,), (1.0,)], strict=True))
+    table = ServiceTimeTable("", axes, np.array([0.1, 7.0]).reshape(1, 2, 1, 1), np.array([1.0]))
+    path = tmp_path / "journal.jsonl"
+    FileJournal(path, POLICY, Fleet(("cpu", "cpu"), {("m", "cpu"): table})).close()
+    _, fleet, _ = load_journal(path)
+    assert fleet.devices == ("cpu", "cpu")
+    assert fleet.tables["m", "cpu"].median_ns.tolist() == table.median_ns.tolist()
+    assert fleet.tables["m", "cpu"].axes == axes
 
 
 def test_a_changed_policy_shows_in_the_replay():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tailrank.core.errors import ConfigError, OutsideProfile
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import Batch, BatchPart, Query
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.runtime.record import QueryOutcome
@@ -156,3 +157,32 @@ def test_a_batch_that_nobody_measured_stops_the_simulation():
     policy = PolicyConfig(policy="static", batch_items_max=20)
     with pytest.raises(OutsideProfile, match="num_items = 11"):
         simulate(make_queries((0, 11)), policy, num_workers=1, service_time_ns=service_time_ns)
+
+
+def test_each_worker_takes_its_devices_times_beside_its_own_devices_workers():
+    tables = {("", device): make_table([1.0]) for device in ("cpu", "cuda")}
+    tables["", "cpu"].median_ns[..., 1] = 1500.0  # two busy cores
+    tables["", "cuda"].median_ns[:] = 10.0
+    fleet = Fleet(("cuda", "cpu", "cpu"), tables)
+    queries = make_queries((0, 10), (0, 10), (0, 10))
+    result = simulate(
+        queries,
+        STATIC,
+        num_workers=3,
+        service_time_ns=TableServiceTime(fleet, seed=0),
+        fleet=fleet,
+    )
+    # The last slot is taken first; the second core has one beside it, the accelerator none.
+    assert result.latency_ns.tolist() == [1000.0, 1500.0, 10.0]
+
+
+def test_a_fleet_of_other_slots_is_refused():
+    fleet = Fleet.uniform(make_table([1.0]), 3)
+    with pytest.raises(ConfigError, match=r"fleet\.devices"):
+        simulate(
+            make_queries((0, 1)),
+            STATIC,
+            num_workers=2,
+            service_time_ns=ten_ns_per_item,
+            fleet=fleet,
+        )

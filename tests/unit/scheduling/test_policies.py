@@ -3,6 +3,7 @@
 import pytest
 
 from tailrank.core.errors import ConfigError
+from tailrank.core.sla import SLA
 from tailrank.scheduling.coalescing import CoalescingScheduler
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler, static_baseline_batch
 from tailrank.scheduling.static import StaticScheduler
@@ -26,6 +27,10 @@ def test_build(policy, kind):
         ("queue_items_max", {"queue_items_max": 0}),
         ("delay_max_ns", {"policy": "coalescing", "delay_max_ns": -1}),
         ("delay_max_ns", {"policy": "static", "delay_max_ns": 1}),
+        ("sla", {"policy": "static", "sla": SLA(95.0, 1)}),
+        ("offload_threshold_items", {"offload_threshold_items": 0}),
+        ("offload_threshold_items", {"policy": "coalescing", "offload_threshold_items": 9}),
+        ("reject_lost", {"policy": "coalescing", "reject_lost": True}),
     ],
 )
 def test_refuses_what_it_cannot_honour(field, changes):
