@@ -7,8 +7,9 @@ cannot tell them apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tailrank.characterization.energy import EnergyMeter
 from tailrank.characterization.service_time import ProfileConfig, measure_service_times
 from tailrank.characterization.target import Target, initialise_worker
 from tailrank.core.errors import ConfigError, ServingError
@@ -66,12 +67,22 @@ class LoadTest:
     Args:
         config: see `LoadTestConfig`.
         target: what is measured.
-        table: its service times on this host, for `simulated`.
+        measured: its service times on this host, for `simulated` and for policies that predict: one
+            table, or the fleet whose slots are of several devices.
+        meter: counts the joules of live runs; None: the machine has no meter.
     """
 
-    def __init__(self, config: LoadTestConfig, target: Target, table: ServiceTimeTable) -> None:
-        self.config, self._target = config, target
-        self._fleet = Fleet.uniform(table, config.num_workers, model=config.workload.model)
+    def __init__(
+        self,
+        config: LoadTestConfig,
+        target: Target,
+        measured: ServiceTimeTable | Fleet,
+        meter: EnergyMeter | None = None,
+    ) -> None:
+        self.config, self._target, self._meter = config, target, meter
+        if isinstance(measured, ServiceTimeTable):
+            measured = Fleet.uniform(measured, config.num_workers, model=config.workload.model)
+        self._fleet = measured
 
     def simulated(self, policy: PolicyConfig, qps: float) -> Measurement:
         """A run in simulated time.
@@ -103,6 +114,7 @@ class LoadTest:
             num_queries=config.num_queries(qps),
             payload_for=self._target.pool.payload,
         )
+        spent_j = None if self._meter is None else self._meter.begin()
         result = run_live(
             schedule,
             policy,
@@ -111,13 +123,18 @@ class LoadTest:
             initialise_worker=initialise_worker,
             fleet=self._fleet,
         )
+        joules = None if spent_j is None else spent_j()
         if result.first_error is not None:
             # A broken ranker must not pass for a slow one.
             lost = int((result.queries.outcome == QueryOutcome.FAILED).sum())
             raise ServingError(
                 f"{lost} of {len(schedule)} queries failed; the first: {result.first_error}"
             ) from result.first_error
-        return to_measurement(result, offered_qps=qps, sla=config.sla), result
+        measurement = to_measurement(result, offered_qps=qps, sla=config.sla)
+        if joules:
+            answered = int((result.queries.outcome == QueryOutcome.ANSWERED).sum())
+            measurement = replace(measurement, queries_per_joule=answered / joules)
+        return measurement, result
 
 
 def measure_profile(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tailrank.characterization.energy import find_meters
 from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measure_profile
 from tailrank.characterization.service_time import (
     NUM_ITEMS_GRID,
@@ -192,6 +193,7 @@ def find_operating_point(
         ),
         target,
         table,
+        find_meters().meter() if config.live else None,
     )
     baseline, tuned, search = _search(config, table, load, on_progress)
     point = OperatingPoint(

@@ -13,8 +13,8 @@ def doctor(*, report: Path | None = None, quiet: bool = False, json: bool = Fals
     """Name what costs speed on this host, each with a figure and the fix.
 
     Looks at huge pages, random reads, dense layers, instruction sets, native kernels, GPU and
-    Triton, threads, memory, clock frequency, stolen time and the compiler. Takes a few seconds;
-    findings are no error.
+    Triton, threads, memory, clock frequency, stolen time, energy meters and the compiler. Takes a
+    few seconds; findings are no error.
 
     Example: tailrank doctor
 

@@ -36,6 +36,8 @@ class Measurement:
         num_failed: queries lost to a failing batch.
         summary: latencies, unanswered queries included as infinite.
         validity: whether to believe it.
+        queries_per_joule: queries answered per joule of all that computed, over the whole run; None
+            where nothing was metered, as in a simulation.
     """
 
     offered_qps: float
@@ -45,3 +47,4 @@ class Measurement:
     num_failed: int
     summary: LatencySummary
     validity: Validity
+    queries_per_joule: float | None = None

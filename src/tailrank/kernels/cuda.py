@@ -35,6 +35,13 @@ def device_name() -> str | None:
     return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
 
 
+def device_uuid() -> str | None:
+    """The GPU that is used by default, as NVML names it; None where torch finds none."""
+    if not torch.cuda.is_available():
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+
+
 def why_unavailable() -> str | None:
     """Why our kernels run on no GPU here; None when they do."""
     if torch.version.cuda is None:

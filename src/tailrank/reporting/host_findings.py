@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from tailrank.characterization import energy
 from tailrank.kernels import cuda, native
 
 # A difference that repeats of a probe on a shared machine do not produce by chance.
@@ -94,6 +95,7 @@ def findings(
         _stolen_time(figures),
         _frequency(root),
         _memory(host),
+        _energy(root),
         _compiler(),
     ]
 
@@ -240,6 +242,14 @@ def _memory(host: Mapping[str, Any]) -> Finding:
     figure = f"{min(bounds) / 2**30:.1f} GiB available"
     fix = "load presets with --scale 0.25" if min(bounds) < _MEMORY_BYTES_MIN else None
     return Finding(subject="memory", figure=figure, fix=fix)
+
+
+def _energy(root: Path) -> Finding:
+    meters = energy.find_meters(cuda.device_uuid(), root)
+    counters = ", ".join(counter.name for counter in meters.counters)
+    figure = "; ".join(text for text in (counters, *meters.refusals) if text)
+    # A host without a meter loses nothing but queries per joule; one that hides its meter need not.
+    return Finding(subject="energy meter", figure=figure, fix=energy.FIX if meters.denied else None)
 
 
 def _compiler() -> Finding:

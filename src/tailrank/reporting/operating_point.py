@@ -27,7 +27,8 @@ _SIZE_GROUPS = (64, 128, 192, 256, 384, 512, 768)
 def metrics(point: OperatingPoint) -> dict[str, float]:
     """The flat metrics of both policies: `baseline.*` and `tuned.*`.
 
-    Where no live run was made there is no `capacity_qps`, only `simulated_capacity_qps`.
+    Where no live run was made there is no `capacity_qps`, only `simulated_capacity_qps`; where the
+    machine has no meter there is no `queries_per_joule`.
     """
     found: dict[str, float] = {}
     for prefix, contender in _contenders(point):
@@ -39,6 +40,8 @@ def metrics(point: OperatingPoint) -> dict[str, float]:
         found[f"{prefix}.capacity_items_per_s"] = _items_per_s(contender)
         for name, value in _latencies_ms(point, contender.live.at).items():
             found[f"{prefix}.latency_ms_{name}"] = value
+        if contender.live.at.queries_per_joule is not None:
+            found[f"{prefix}.queries_per_joule"] = contender.live.at.queries_per_joule
     return found
 
 

@@ -112,6 +112,16 @@ def test_governor_and_siblings_are_read_from_the_kernel(tmp_path: Path) -> None:
     assert found("cores", SOUND_HOST, SOUND_FIGURES, tmp_path).fix is not None
 
 
+def test_a_meter_is_named_and_a_host_without_one_lacks_nothing(tmp_path: Path) -> None:
+    none = found("energy meter", SOUND_HOST, SOUND_FIGURES, tmp_path)
+    assert (none.figure, none.fix) == ("no RAPL counter in /sys/class/powercap", None)
+    zone = tmp_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "9"), ("energy_uj", "0")):
+        (zone / name).write_text(text)
+    assert found("energy meter", SOUND_HOST, SOUND_FIGURES, tmp_path).figure == "package-0"
+
+
 def test_figures_without_a_value_are_no_metrics() -> None:
     figures = replace(SOUND_FIGURES, linear_bf16_packed_gflops=None)
     assert "linear_bf16_packed_gflops" not in figures.metrics()
