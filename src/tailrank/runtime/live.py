@@ -1,4 +1,4 @@
-"""Serving a schedule for real, on worker threads; the counterpart of `virtual`."""
+"""Serving queries for real, on worker threads; the counterpart of `virtual`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tailrank.core.clock import Clock, MonotonicClock
 from tailrank.core.errors import ConfigError
 from tailrank.core.fleet import Fleet
 from tailrank.core.query import Query
+from tailrank.runtime.inbox import DrawnInbox, OpenInbox
 from tailrank.runtime.loop import Loop
-from tailrank.runtime.ports import Journal, OnAnswer, Parking, RunBatch
+from tailrank.runtime.ports import Inbox, Journal, OnAnswer, Parking, RunBatch
 from tailrank.runtime.record import Recorder, RunResult
-from tailrank.runtime.virtual import check_fleet, check_schedule
+from tailrank.runtime.virtual import check_schedule, check_workers
 from tailrank.runtime.workers import LockParking, RunClock, WorkerPool
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler
 
@@ -71,7 +72,7 @@ def resolve_workers(requested: int | None) -> int:
 
 
 def run_live(
-    schedule: Sequence[Query],
+    queries: Sequence[Query] | OpenInbox,
     policy: PolicyConfig,
     *,
     num_workers: int,
@@ -84,12 +85,13 @@ def run_live(
     clock: Clock | None = None,
     parking: Parking | None = None,
 ) -> RunResult:
-    """Serve a schedule on worker threads until its queue is drained.
+    """Serve queries on worker threads until the last one has come and the queue is drained.
 
-    Time 0 of the schedule and of the result is the moment when all workers are ready.
+    Time 0 of the queries and of the result is the moment when all workers are ready.
 
     Args:
-        schedule: queries in order of `scheduled_ns`, from 0.
+        queries: a schedule in order of `scheduled_ns`, from 0; or an inbox, fresh, that other
+            threads fill and close.
         policy: the scheduling policy.
         num_workers: worker threads, >= 1.
         run_batch: ranks a batch, on a worker's thread; what it raises fails the batch and is kept
@@ -108,15 +110,19 @@ def run_live(
         Exception: whatever `initialise_worker` or `on_answer` raised.
     """
     config = config or LiveConfig()
-    check_schedule(schedule, num_workers)
-    check_fleet(fleet, num_workers)
+    check_workers(num_workers, fleet)
+    if isinstance(queries, OpenInbox):
+        inbox: Inbox = queries
+    else:
+        check_schedule(queries)
+        inbox = DrawnInbox(queries)
     if config.pin and num_workers > available_workers():
         allowed = f"at most {available_workers()}, one per core, unless pinning is off"
         raise ConfigError("num_workers", num_workers, allowed)
     run_clock = RunClock(clock or MonotonicClock())
     recorder = Recorder()
     pool = WorkerPool(
-        schedule=schedule,
+        inbox=inbox,
         num_workers=num_workers,
         run_batch=run_batch,
         initialise_worker=initialise_worker,
@@ -138,8 +144,9 @@ def run_live(
     )
     with _quiet_interpreter(config):
         drained = pool.serve(loop)
+    came = [*recorder.released(), *inbox.left()]
     return recorder.result(
-        schedule,
+        sorted(came, key=lambda query: query.scheduled_ns),
         num_workers=num_workers,
         ended_ns=loop.last_step_ns,
         open_query_ns=loop.open_query_ns,

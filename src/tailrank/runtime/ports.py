@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from tailrank.core.clock import Clock
 from tailrank.core.errors import ServingError
 from tailrank.core.query import Batch, Decision, Outcome, Query
 from tailrank.runtime.events import BatchDone, Event
@@ -33,6 +34,44 @@ class Journal(Protocol):
 
     def record(self, event: Event, now_ns: int, decision: Decision) -> None:
         """Note one step; called under the loop's lock, in order."""
+        ...
+
+
+class Inbox(Protocol):
+    """Where workers find the queries that have come, in order of arrival.
+
+    Any worker may look at it at any time; one at a time calls `pop`.
+    """
+
+    @property
+    def closed_ns(self) -> int | None:
+        """When the last query was or will be due; None: more may come at any time."""
+        ...
+
+    def open(self, clock: Clock, wake: Callable[[], None]) -> None:
+        """All workers are ready; called once, before any other thread may add a query.
+
+        Args:
+            clock: of the run, whose time 0 is now.
+            wake: makes an idle worker look here again; may be called from any thread, never blocks
+                on a running batch.
+        """
+        ...
+
+    def shut(self) -> None:
+        """The run is over, well or not; called at its end, even if it never began."""
+        ...
+
+    def peek(self) -> Query | None:
+        """The next query, due or not; None: there is none now."""
+        ...
+
+    def pop(self) -> None:
+        """Remove what `peek` gave; called once the loop knows of it."""
+        ...
+
+    def left(self) -> Sequence[Query]:
+        """Queries that were never released."""
         ...
 
 

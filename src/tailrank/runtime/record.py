@@ -148,6 +148,10 @@ class Recorder:
         self.wake_lateness_ns: list[int] = []
         self.first_error: Exception | None = None
 
+    def released(self) -> list[Query]:
+        """The queries that the loop was told of, in that order."""
+        return [record.query for record in self.queries.values()]
+
     def result(
         self,
         schedule: Sequence[Query],
@@ -158,7 +162,6 @@ class Recorder:
         drained: bool,
     ) -> RunResult:
         """The columns; queries of the schedule that were never released are unanswered."""
-        never = QueryRecord(schedule[0], -1, 0, 0)
         rows = [
             (
                 query.query_id,
@@ -171,7 +174,7 @@ class Recorder:
                 record.outcome,
             )
             for query in schedule
-            for record in (self.queries.get(query.query_id, never),)
+            for record in (self.queries.get(query.query_id) or QueryRecord(query, -1, 0, 0),)
         ]
         return RunResult(
             queries=QueryColumns(*np.array(rows, dtype=np.int64).reshape(-1, 8).T.copy()),

@@ -123,8 +123,8 @@ def simulate(
             another number of slots, or the policy wants one.
         OutsideProfile: `service_time_ns` was asked for what nobody measured.
     """
-    check_schedule(schedule, num_workers)
-    check_fleet(fleet, num_workers)
+    check_workers(num_workers, fleet)
+    check_schedule(schedule)
     clock = ManualClock()
     devices = fleet.devices if fleet is not None and len(set(fleet.devices)) > 1 else None
     executor = VirtualExecutor(clock, service_time_ns, devices)
@@ -171,14 +171,12 @@ def simulate(
     )
 
 
-def check_schedule(schedule: Sequence[Query], num_workers: int) -> None:
+def check_schedule(schedule: Sequence[Query]) -> None:
     """Refuse what no run can honour.
 
     Raises:
-        ConfigError: the schedule is empty, out of order or before time 0, or there is no worker.
+        ConfigError: the schedule is empty, out of order or before time 0.
     """
-    if num_workers < 1:
-        raise ConfigError("num_workers", num_workers, "a whole number from 1")
     if not schedule:
         raise ConfigError("schedule", [], "at least one query")
     times = [query.scheduled_ns for query in schedule]
@@ -186,11 +184,13 @@ def check_schedule(schedule: Sequence[Query], num_workers: int) -> None:
         raise ConfigError("schedule", "unordered times", "times from 0, in order")
 
 
-def check_fleet(fleet: Fleet | None, num_workers: int) -> None:
-    """Refuse a fleet of other slots than the run has.
+def check_workers(num_workers: int, fleet: Fleet | None) -> None:
+    """Refuse a run that nobody works in, or a fleet of other slots than it has.
 
     Raises:
-        ConfigError: it has more slots, or fewer.
+        ConfigError: there is no worker, or the fleet has more slots or fewer.
     """
+    if num_workers < 1:
+        raise ConfigError("num_workers", num_workers, "a whole number from 1")
     if fleet is not None and len(fleet.devices) != num_workers:
         raise ConfigError("fleet.devices", fleet.devices, f"{num_workers}, one per worker")

@@ -15,13 +15,16 @@ from collections.abc import Callable, Sequence
 
 from tailrank.core.clock import Clock
 from tailrank.core.errors import WorkerDied
-from tailrank.core.query import Batch, Query
+from tailrank.core.query import Batch
 from tailrank.runtime.events import QueryArrived, TimerFired, WorkersFree
 from tailrank.runtime.loop import Loop
-from tailrank.runtime.ports import Parking, RunBatch, perform
+from tailrank.runtime.ports import Inbox, Parking, RunBatch, perform
 from tailrank.runtime.record import Recorder
 
 _JOIN_GRACE_S = 2.0
+# How often the end of a run whose inbox is open is looked for: nobody knows yet when it will be.
+_JOIN_STEP_S = 1.0
+_NEVER = 1 << 62
 
 
 class RunClock:
@@ -71,10 +74,10 @@ class LockParking:
 
 
 class WorkerPool:
-    """The executor of a live run, its inbox and its threads.
+    """The executor of a live run and its threads.
 
     Args:
-        schedule: queries in order of `scheduled_ns`.
+        inbox: where queries come from; opened when all workers are ready.
         num_workers: worker threads.
         run_batch: ranks a batch, on a worker's thread.
         initialise_worker: called with the slot on each worker's thread, before all else.
@@ -88,7 +91,7 @@ class WorkerPool:
     def __init__(
         self,
         *,
-        schedule: Sequence[Query],
+        inbox: Inbox,
         num_workers: int,
         run_batch: RunBatch,
         initialise_worker: Callable[[int], None] | None,
@@ -98,7 +101,7 @@ class WorkerPool:
         parking: Parking,
         recorder: Recorder,
     ) -> None:
-        self._schedule = schedule
+        self._inbox = inbox
         self._num_workers = num_workers
         self._run_batch = run_batch
         self._initialise_worker = initialise_worker
@@ -106,12 +109,11 @@ class WorkerPool:
         self._clock = clock
         self._parking = parking
         self._recorder = recorder
-        self._drain_ns = schedule[-1].scheduled_ns + drain_timeout_ns
+        self._drain_timeout_ns = drain_timeout_ns
         self._loop: Loop
-        self._ready = threading.Barrier(num_workers + 1, action=clock.start)
+        self._ready = threading.Barrier(num_workers + 1, action=self._begin)
         self._mailbox: list[Batch | None] = [None] * num_workers
         self._inbox_lock = threading.Lock()
-        self._num_released = 0
         self._idle_lock = threading.Lock()
         self._idle: list[int] = []  # the last one leads
         self._leader_until_ns = 0
@@ -140,15 +142,20 @@ class WorkerPool:
             thread.start()
         try:
             self._ready.wait()
-            # Workers end by themselves; this bound is for one that never returns from a batch.
-            end_s = time.monotonic() + self._drain_ns / 1e9 + _JOIN_GRACE_S
+            # Workers end by themselves; the bound is for one that never returns from a batch.
+            began_s = time.monotonic()
             for thread in threads:
-                thread.join(max(0.0, end_s - time.monotonic()))
+                while thread.is_alive():
+                    end_s = began_s + self._drain_ns / 1e9 + _JOIN_GRACE_S
+                    if (left_s := end_s - time.monotonic()) <= 0:
+                        break
+                    thread.join(min(left_s, _JOIN_STEP_S))
         except threading.BrokenBarrierError:
             pass  # a worker could not be initialised; its error is raised below
         finally:
             self._ready.abort()  # an interrupt may leave workers waiting there
             self._stop()
+            self._inbox.shut()
         end_s = time.monotonic() + _JOIN_GRACE_S
         for slot, thread in enumerate(threads):
             thread.join(max(0.0, end_s - time.monotonic()))
@@ -224,26 +231,29 @@ class WorkerPool:
             idle_since_ns: when the calling worker became idle; a query that fell due after that was
                 late only because the worker was late to wake. None: it was busy.
         """
-        schedule = self._schedule
-        if self._num_released == len(schedule):
+        inbox = self._inbox
+        if inbox.peek() is None:
             return
         with self._inbox_lock:  # held over the steps, so that queries arrive in order
-            while self._num_released < len(schedule):
-                query = schedule[self._num_released]
+            while (query := inbox.peek()) is not None:
                 lateness_ns = self._clock.now_ns() - query.scheduled_ns
                 if lateness_ns < 0:
                     break
                 self._loop.step(QueryArrived(query))
-                self._num_released += 1
+                inbox.pop()  # after the step: a query is always known to the inbox or the loop
                 if idle_since_ns is not None and idle_since_ns <= query.scheduled_ns:
                     self._recorder.wake_lateness_ns.append(lateness_ns)
 
+    @property
+    def _drain_ns(self) -> int:
+        """When queries that are still open are given up."""
+        closed_ns = self._inbox.closed_ns
+        return _NEVER if closed_ns is None else closed_ns + self._drain_timeout_ns
+
     def _next_due_ns(self) -> int:
         """When an idle worker has something to do, unless it is woken before."""
-        due_ns = self._drain_ns
-        released = self._num_released
-        if released < len(self._schedule):
-            due_ns = self._schedule[released].scheduled_ns
+        query = self._inbox.peek()
+        due_ns = self._drain_ns if query is None else query.scheduled_ns
         deadline_ns = self._loop.next_deadline_ns
         return due_ns if deadline_ns is None else min(due_ns, deadline_ns)
 
@@ -251,14 +261,24 @@ class WorkerPool:
         """Wake the leader if the step just taken set a timer before the time it sleeps until."""
         deadline_ns = self._loop.next_deadline_ns
         if deadline_ns is not None and deadline_ns < self._leader_until_ns:
-            with self._idle_lock:
-                leader = self._idle[-1] if self._idle else None
-            if leader is not None:
-                self._parking.unpark(leader)
+            self._wake_leader()
+
+    def _wake_leader(self) -> None:
+        """Let the leader look at inbox and timers again; a busy worker does so by itself."""
+        with self._idle_lock:
+            leader = self._idle[-1] if self._idle else None
+        if leader is not None:
+            self._parking.unpark(leader)
+
+    def _begin(self) -> None:
+        """All workers are ready: this is time 0."""
+        self._clock.start()
+        self._inbox.open(self._clock, self._wake_leader)
 
     def _is_over(self) -> bool:
         """Everything has arrived and ended, or the time to drain is up."""
-        if self._num_released == len(self._schedule) and self._loop.num_open == 0:
+        inbox = self._inbox
+        if inbox.closed_ns is not None and inbox.peek() is None and self._loop.num_open == 0:
             self._drained = True
             return True
         return self._clock.now_ns() > self._drain_ns
