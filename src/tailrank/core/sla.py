@@ -7,8 +7,15 @@ from dataclasses import dataclass
 
 from tailrank.core.errors import ConfigError
 
-_UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|min)")
+_UNITS_NS = {
+    "ns": 1,
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "min": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|min|h)")
 _SLA = re.compile(r"p(\d+(?:\.\d+)?)=(.+)")
 
 
@@ -24,7 +31,7 @@ def parse_duration_ns(text: str, field: str) -> int:
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(field, text, "a number with ns, us, ms, s or min, as in 10ms")
+        raise ConfigError(field, text, "a number with ns, us, ms, s, min or h, as in 10ms")
     return round(float(match[1]) * _UNITS_NS[match[2]])
 
 
@@ -58,7 +65,7 @@ class SLA:
         """
         match = _SLA.fullmatch(text.strip())
         if match is None or _DURATION.fullmatch(match[2].strip()) is None:
-            units = "with ns, us, ms, s or min"
+            units = "with ns, us, ms, s, min or h"
             raise ConfigError("--sla", text, f"pPERCENTILE=LIMIT {units}, as in p95=10ms")
         try:
             return cls(float(match[1]), parse_duration_ns(match[2], "--sla"))

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError
+from tailrank.workload.trace import TRACE_PREFIX, read_trace
 
 Sizes = NDArray[np.int64]
 
-ALLOWED = "fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production or mlperf"
+ALLOWED = "fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production, mlperf or trace:FILE"
 _STREAM = 0x512E
 # MLPerf DLRM user-item pairs per query, 20 quantiles of equal weight (mlcommons/inference,
 # recommendation/dlrm_v2, dist_quantile.txt).
@@ -50,13 +52,34 @@ class QuerySizes:
         return np.clip(drawn, 1, _ITEMS_MAX).astype(np.int64)
 
 
-def parse_query_sizes(spec: str) -> QuerySizes:
-    """Read `fixed:N`, `normal:MEAN,STD`, `lognormal:MU,SIGMA`, `production` or `mlperf`.
+def parse_query_sizes(spec: str, items_limit: int = _ITEMS_MAX) -> QuerySizes:
+    """Read a distribution: `fixed:N`, `normal:MEAN,STD`, … or the sizes of `trace:FILE`.
+
+    A trace's sizes come in its order, from the first row on, again and again; with arrivals of the
+    same trace each query so has the size that it had.
+
+    Args:
+        spec: the text.
+        items_limit: the largest query that may be asked.
 
     Raises:
-        ConfigError: the text is none of these, or a number is out of range.
+        ConfigError: the text is none of these, a number is out of range, or the distribution goes
+            beyond the limit.
+        DataError: the trace is missing or damaged, or a size in it is out of range; says where.
     """
+    sizes = _parse(spec, items_limit)
+    if sizes.items_max is not None and sizes.items_max > items_limit:
+        allowed = f"sizes up to {items_limit:,} items; these go up to {sizes.items_max:,}"
+        raise ConfigError("sizes", spec, allowed)
+    return sizes
+
+
+def _parse(spec: str, items_limit: int) -> QuerySizes:
+    """`parse_query_sizes`, but for the limit of what is no trace."""
     name, colon, rest = spec.strip().partition(":")
+    if spec.strip().startswith(TRACE_PREFIX):
+        recorded = read_trace(rest).sizes(items_limit)
+        return QuerySizes(spec, int(recorded.max()), partial(_replay, recorded))
     if name == "production" and not colon:
         return QuerySizes(spec, 999, _draw_production)
     if name == "mlperf" and not colon:
@@ -90,6 +113,10 @@ def _lognormal(spec: str, mu: float, sigma: float) -> QuerySizes:
     if not (0.0 <= mu <= 12.0 and 0.0 <= sigma <= 3.0):
         raise ConfigError("sizes", spec, "lognormal:MU,SIGMA with 0 <= MU <= 12, 0 <= SIGMA <= 3")
     return QuerySizes(spec, None, lambda rngs, count: rngs[0].lognormal(mu, sigma, count))
+
+
+def _replay(recorded: Sizes, _: tuple[Generator, ...], count: int) -> NDArray[np.float64]:
+    return recorded[np.arange(count) % len(recorded)].astype(np.float64)
 
 
 def _draw_mlperf(generators: tuple[Generator, ...], count: int) -> NDArray[np.float64]:

@@ -5,15 +5,16 @@ Knows nothing of schedulers and clocks; a payload is whatever the caller makes o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from tailrank.core.errors import ConfigError
 from tailrank.core.query import Query
-from tailrank.workload.arrivals import poisson_arrivals_ns
-from tailrank.workload.query_sizes import parse_query_sizes
+from tailrank.workload.arrivals import parse_arrivals
+from tailrank.workload.query_sizes import QuerySizes, parse_query_sizes
 
 _STREAM = 0x9A71
 PayloadFor = Callable[[int, int], object]
@@ -25,6 +26,9 @@ class WorkloadConfig:
 
     Args:
         sizes: distribution of items per query, see `parse_query_sizes`.
+        arrivals: when they come, see `parse_arrivals`. With arrivals and sizes of the same trace
+            each query has the size that it had there.
+        items_limit: the largest query that the model can be asked; None: any.
         ids_per_item: sparse ids that each item brings, >= 0.
         user_ids: sparse ids that each query's user brings, >= 0.
         model: name of the model that ranks the queries.
@@ -34,9 +38,12 @@ class WorkloadConfig:
 
     Raises:
         ConfigError: a field is outside its range.
+        DataError: a trace is missing or damaged.
     """
 
     sizes: str
+    arrivals: str = "poisson"
+    items_limit: int | None = None
     ids_per_item: float = 0.0
     user_ids: int = 0
     model: str = ""
@@ -45,12 +52,19 @@ class WorkloadConfig:
     payload_seed: int = 0
 
     def __post_init__(self) -> None:
-        parse_query_sizes(self.sizes)
+        parse_arrivals(self.arrivals)
+        self.query_sizes()
         if not 0.0 <= self.ids_per_item < float("inf"):
             raise ConfigError("ids_per_item", self.ids_per_item, "a finite number from 0")
         for name in ("user_ids", "arrival_seed", "size_seed", "payload_seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(name, getattr(self, name), "a whole number from 0")
+
+    def query_sizes(self) -> QuerySizes:
+        """The distribution of sizes, inside the limit as far as that can be known beforehand."""
+        if self.items_limit is None:
+            return parse_query_sizes(self.sizes)
+        return parse_query_sizes(self.sizes, self.items_limit)
 
 
 def draw_schedule(
@@ -63,7 +77,8 @@ def draw_schedule(
 ) -> list[Query]:
     """Draw a schedule of queries in order of arrival.
 
-    Two schedules that differ in `qps` only hold the same queries at scaled times.
+    Two schedules that differ in `qps` only hold the same queries, at scaled times where the arrival
+    process allows it (see `Arrivals.draw_ns`).
 
     Args:
         config: what the queries look like.
@@ -74,26 +89,21 @@ def draw_schedule(
             from `payload_seed`; called once per query, in order.
 
     Raises:
-        ConfigError: rate or length is outside its range.
+        ConfigError: rate, length or a size that was drawn is outside its range.
     """
-    scheduled_ns = (poisson_arrivals_ns(qps, num_queries, config.arrival_seed) + start_ns).tolist()
-    sizes = parse_query_sizes(config.sizes).draw(num_queries, config.size_seed).tolist()
-    payloads: list[object] = [None] * num_queries
+    arrivals = parse_arrivals(config.arrivals)
+    scheduled_ns = arrivals.draw_ns(qps, num_queries, config.arrival_seed) + start_ns
+    num_items = config.query_sizes().draw(num_queries, config.size_seed)
+    if config.items_limit is not None and num_items.max() > config.items_limit:
+        allowed = f"sizes up to {config.items_limit:,} items; {num_items.max():,} were drawn"
+        raise ConfigError("sizes", config.sizes, allowed)
+    num_ids = np.rint(config.ids_per_item * num_items).astype(np.int64) + config.user_ids
+    sizes = num_items.tolist()
+    payloads: Iterable[object] = repeat(None)
     if payload_for is not None:
         rng = np.random.default_rng([_STREAM, config.payload_seed])
         choices = rng.integers(0, 2**31, num_queries).tolist()
         payloads = [payload_for(*pair) for pair in zip(choices, sizes, strict=True)]
-    return [
-        Query(
-            query_id=query_id,
-            model=config.model,
-            scheduled_ns=arrival_ns,
-            deadline_ns=None,
-            num_items=num_items,
-            num_ids=round(config.ids_per_item * num_items) + config.user_ids,
-            payload=payload,
-        )
-        for query_id, (arrival_ns, num_items, payload) in enumerate(
-            zip(scheduled_ns, sizes, payloads, strict=True)
-        )
-    ]
+    # Columns, and one call each: the simulation of a million queries waits for this.
+    columns = (scheduled_ns.tolist(), repeat(None), sizes, num_ids.tolist(), payloads)
+    return list(map(Query, range(num_queries), repeat(config.model), *columns))
