@@ -6,7 +6,7 @@ cannot tell them apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tailrank.characterization.energy import EnergyMeter
@@ -39,7 +39,7 @@ class LoadTestConfig:
     Args:
         workload: what the queries look like; its `ids_per_item` is the target's.
         sla: decides how long a run must be to bound the percentile.
-        num_workers: worker threads.
+        num_workers: worker slots, of all devices together.
         seconds: length of one run, simulated or live alike, so that both see the same queries;
             longer where the percentile needs more of them.
     """
@@ -81,7 +81,10 @@ class LoadTest:
     ) -> None:
         self.config, self._target, self._meter = config, target, meter
         if isinstance(measured, ServiceTimeTable):
+            self._run_batch = target.run_batch
             measured = Fleet.uniform(measured, config.num_workers, model=config.workload.model)
+        else:
+            self._run_batch = target.run_batch_on(measured.devices)
         self._fleet = measured
 
     def simulated(self, policy: PolicyConfig, qps: float) -> Measurement:
@@ -119,7 +122,7 @@ class LoadTest:
             schedule,
             policy,
             num_workers=config.num_workers,
-            run_batch=self._target.run_batch,
+            run_batch=self._run_batch,
             initialise_worker=initialise_worker,
             fleet=self._fleet,
         )
@@ -142,18 +145,72 @@ def measure_profile(
     config: ProfileConfig,
     on_progress: Callable[[float, str], None],
     announce: Callable[[str], None],
+    device: str | None = None,
 ) -> ServiceTimeTable:
-    """The service-time table of a target on this host; see `measure_service_times`."""
+    """The service-time table of a target on one device of this host; see `measure_service_times`.
+
+    Args:
+        target: what is measured.
+        config: see there, like the other arguments.
+        on_progress: see there.
+        announce: see there.
+        device: one of those that the target was loaded for; None: its first.
+
+    Raises:
+        ConfigError: the target was not loaded for that device.
+    """
+    device = device or target.ranker.device
     return measure_service_times(
         config,
-        target.run_batch,
+        target.run_batch_on((device,) * config.num_workers),
         target.pool.payload,
-        device=target.profile_label,
+        device=target.profile_label_on(device),
         ids_per_item=target.ids_per_item,
         initialise_worker=initialise_worker,
         on_progress=on_progress,
         announce=announce,
+        pin=device != "cuda",
     )
+
+
+def measure_fleet(
+    target: Target,
+    devices: Sequence[str],
+    config: ProfileConfig,
+    on_progress: Callable[[float, str], None],
+    announce: Callable[[str], None],
+) -> Fleet:
+    """The service times of a target on every device of a fleet.
+
+    Each device is measured while the others rest: that a GPU's thread takes some of a CPU worker's
+    core when it packs its batches is not in the tables.
+
+    Args:
+        target: loaded for each of these devices.
+        devices: of each worker slot.
+        config: what to measure of each device, with as many workers as it has slots, and for how
+            long in all.
+        on_progress: see `measure_service_times`.
+        announce: likewise.
+
+    Raises:
+        ConfigError: the target was not loaded for one of them.
+        RequestError: the budget does not hold one batch of every size.
+    """
+    kinds = list(dict.fromkeys(devices))
+    tables = {}
+    for index, device in enumerate(kinds):
+
+        def advance(fraction: float, remark: str, index: int = index, device: str = device) -> None:
+            on_progress((index + fraction) / len(kinds), f"{device}: {remark}")
+
+        share = replace(
+            config,
+            num_workers=list(devices).count(device),
+            budget_s=config.budget_s / len(kinds),
+        )
+        tables[target.name, device] = measure_profile(target, share, advance, announce, device)
+    return Fleet(tuple(devices), tables)
 
 
 def measure_overhead_ns() -> int:

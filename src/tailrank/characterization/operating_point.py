@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tailrank.characterization.energy import find_meters
+from tailrank.characterization.energy import EnergyMeter, find_meters
 from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measure_profile
 from tailrank.characterization.service_time import (
     NUM_ITEMS_GRID,
@@ -21,6 +21,7 @@ from tailrank.core.errors import ConfigError
 from tailrank.core.measurement import Measurement
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
+from tailrank.kernels.cuda import device_uuid
 from tailrank.runtime.record import RunResult
 from tailrank.scheduling.policies import PolicyConfig, static_baseline_batch
 from tailrank.tuning.capacity import Capacity, find_capacity, verify_capacity
@@ -193,7 +194,7 @@ def find_operating_point(
         ),
         target,
         table,
-        find_meters().meter() if config.live else None,
+        _meter_of(target) if config.live else None,
     )
     baseline, tuned, search = _search(config, table, load, on_progress)
     point = OperatingPoint(
@@ -205,6 +206,11 @@ def find_operating_point(
         interrupted=search.interrupted,
     )
     return _verify(point, load, on_progress) if config.live and not search.interrupted else point
+
+
+def _meter_of(target: Target) -> EnergyMeter | None:
+    """What counts the joules of all that computes for the target; None where a part does not."""
+    return find_meters(device_uuid() if "cuda" in target.rankers else None).meter()
 
 
 def _search(

@@ -22,7 +22,7 @@ from tailrank.core.clock import Clock, MonotonicClock
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.query import Query
 from tailrank.core.service_time import AXES, ServiceTimeTable
-from tailrank.runtime.live import run_live
+from tailrank.runtime.live import LiveConfig, run_live
 from tailrank.runtime.ports import RunBatch
 from tailrank.runtime.record import RunResult
 from tailrank.scheduling.policies import PolicyConfig
@@ -91,6 +91,7 @@ def measure_service_times(
     initialise_worker: Callable[[int], None],
     on_progress: Callable[[float, str], None] = lambda fraction, remark: None,
     announce: Callable[[str], None] = lambda text: None,
+    pin: bool = True,
 ) -> ServiceTimeTable:
     """Time batches of every grid point.
 
@@ -104,13 +105,15 @@ def measure_service_times(
         initialise_worker: called with the slot in each worker thread before its first batch.
         on_progress: told the finished fraction, 0 to 1, and what is measured, between two runs.
         announce: told what the budget left no time for, if anything.
+        pin: whether workers have a core each; False for threads that only drive a device.
 
     Raises:
         RequestError: the budget does not hold one batch of every size.
         Exception: what `run_batch` raised.
     """
+    live = LiveConfig(pin=pin)
     benches = {
-        busy: _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item).times_ns
+        busy: _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item, live).times_ns
         for busy in config.busy_workers
     }
     timed = time_grid(config, benches, on_progress, MonotonicClock())
@@ -237,7 +240,9 @@ class _Bench:
         make_payload: Callable[[int, int], object],
         initialise_worker: Callable[[int], None],
         ids_per_item: float,
+        live: LiveConfig,
     ) -> None:
+        self._live = live
         self._num_workers, self._run_batch = num_workers, run_batch
         self._make_payload, self._initialise_worker = make_payload, initialise_worker
         self._ids_per_item = ids_per_item
@@ -262,6 +267,7 @@ class _Bench:
             num_workers=self._num_workers,
             run_batch=self._run_batch,
             initialise_worker=self._initialise_worker,
+            config=self._live,
         )
         if run.first_error is not None:
             raise run.first_error

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from tailrank.characterization.payloads import QueryPool, batch_runner, ids_per_item
-from tailrank.core.errors import RequestError
-from tailrank.core.query import Batch
+from tailrank.core.errors import ConfigError, RequestError
+from tailrank.core.fleet import CPU
 from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureSpec
 from tailrank.inference import Ranker, load
 from tailrank.inference.artifact import read_record
 from tailrank.inference.precision import Precision
-from tailrank.inference.ranker import bytes_needed, random_ranker
+from tailrank.inference.ranker import DEVICES, bytes_needed, random_rankers
 from tailrank.inference.table_file import ByteProgress
 from tailrank.models import ModelConfig
 from tailrank.models.memory import format_bytes
 from tailrank.models.presets import load_preset
+from tailrank.runtime.ports import RunBatch
 
 PRESET_PREFIX = "preset:"
 
@@ -36,6 +37,7 @@ class TargetConfig:
         precision: a preset's number formats; an artifact brings its own, so None there.
         data: the data set whose rows are the queries; None: random rows.
         seed: of a preset's weights and of the query pool.
+        devices: what is to score, from `inference.DEVICES`, each once.
     """
 
     target: str
@@ -44,19 +46,22 @@ class TargetConfig:
     precision: Precision | None = None
     data: str | None = None
     seed: int = 0
+    devices: tuple[str, ...] = (CPU,)
 
     def __post_init__(self) -> None:
+        if not self.devices or len(set(self.devices)) < len(self.devices):
+            raise ConfigError("devices", self.devices, f"{', '.join(DEVICES)}, each once")
         if self.target.startswith(PRESET_PREFIX):
             if self.data is not None:
                 raise RequestError("--data", "a preset was trained on no data; leave it out")
             return
-        for field, value, default in (
+        for name, value, default in (
             ("--scale", self.scale, 1.0),
             ("--user-tables", self.user_tables, None),
             ("--precision", self.precision, None),
         ):
             if value != default:
-                raise RequestError(field, "a trained model brings its own; leave it out")
+                raise RequestError(name, "a trained model brings its own; leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +71,11 @@ class Target:
     Args:
         name: of the preset or the artifact's folder.
         spec: its features.
-        ranker: the model.
+        ranker: the model, on the device that computes where no other is asked for.
         pool: rows to make queries of.
         queries: where they come from: `random`, or the text that names a data set.
         rows_label: stands for those rows in `profile_label`; None: random rows.
+        others: the same model on further devices, by name.
     """
 
     name: str
@@ -78,11 +84,30 @@ class Target:
     pool: QueryPool
     queries: str = "random"
     rows_label: str | None = None
+    others: Mapping[str, Ranker] = field(default_factory=dict)
 
     @property
-    def run_batch(self) -> Callable[[Batch], Sequence[object]]:
+    def rankers(self) -> dict[str, Ranker]:
+        """The model by device."""
+        return {self.ranker.device: self.ranker, **self.others}
+
+    @property
+    def run_batch(self) -> RunBatch:
         """What a worker does with a batch."""
         return batch_runner(self.ranker, self.pool)
+
+    def run_batch_on(self, devices: Sequence[str]) -> RunBatch:
+        """What workers do whose slots are of these devices.
+
+        Raises:
+            ConfigError: the model was not loaded for one of them.
+        """
+        rankers = self.rankers
+        for device in devices:
+            if device not in rankers:
+                raise ConfigError("devices", device, f"those of {self.name}: {', '.join(rankers)}")
+        runners = [batch_runner(rankers[device], self.pool) for device in devices]
+        return lambda batch: runners[batch.slot](batch)
 
     @property
     def ids_per_item(self) -> float:
@@ -91,15 +116,19 @@ class Target:
 
     @property
     def profile_label(self) -> str:
-        """What a service-time table of this target is good for.
+        """What a service-time table of this target is good for, on its first device."""
+        return self.profile_label_on(self.ranker.device)
+
+    def profile_label_on(self, device: str) -> str:
+        """What a service-time table of this target on one of its devices is good for.
 
         This model, sizes, precision and queries: popular ids are in cache, and histories vary.
         """
         rows = sum(table.num_embeddings for table in self.spec.tables)
         users = len(self.spec.sparse("user"))
-        description = self.ranker.describe()
+        description = self.rankers[device].describe()
         label = (
-            f"{self.ranker.device} {self.name} rows={rows} user_tables={users} "
+            f"{device} {self.name} rows={rows} user_tables={users} "
             f"precision={description.get('precision', 'fp32')}"
         )
         return label if self.rows_label is None else f"{label} queries={self.rows_label}"
@@ -133,29 +162,31 @@ def open_target(
         ConfigError: unknown preset.
         RequestError: it does not fit into memory.
         DataError: missing or damaged artifact.
-        BackendUnavailable: this host cannot run its precision.
+        BackendUnavailable: this host has no such device, or cannot run its precision.
     """
     if config.target.startswith(PRESET_PREFIX):
         name = config.target.removeprefix(PRESET_PREFIX)
         model: ModelConfig = load_preset(name, scale=config.scale, user_tables=config.user_tables)
         precision = config.precision or Precision()
         announce(_memory_line(name, bytes_needed(model, precision), precision))
-        ranker = random_ranker(model, seed=config.seed, precision=precision)
+        rankers = random_rankers(model, config.devices, seed=config.seed, precision=precision)
     else:
         path = Path(config.target)
         record = read_record(path)
         name, model, precision = path.name, record.config, record.precision
         announce(_memory_line(name, bytes_needed(model, precision), precision))
-        ranker, _ = load(path, progress=progress)
+        rankers = {at: load(path, device=at, progress=progress)[0] for at in config.devices}
     assert (dataset is None) == (config.data is None), "the data set that the config names"
     if dataset is None:
         pool = QueryPool.random(model.spec, config.seed)
     else:
         pool = QueryPool.from_dataset(dataset, config.seed)
+    first, *others = config.devices
     return Target(
         name=name,
         spec=model.spec,
-        ranker=ranker,
+        ranker=rankers[first],
+        others={device: rankers[device] for device in others},
         pool=pool,
         queries=config.data or "random",
         rows_label=None if dataset is None else f"{dataset.name}-{dataset.fingerprint[:8]}",

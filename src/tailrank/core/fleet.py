@@ -1,7 +1,7 @@
 """What a run is served by: the device of each worker slot, and how long each model takes there.
 
 Policies predict with it and simulations draw from it. It must not know what a device is: a name
-binds a slot to its tables, nothing else.
+binds a slot to its tables, and `CPU` to a core.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 from tailrank.core.errors import ConfigError
 from tailrank.core.query import Batch
 from tailrank.core.service_time import ServiceTimeTable
+
+CPU = "cpu"  # the device whose slots are threads that compute themselves, a core for each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +46,7 @@ class Fleet:
     @classmethod
     def uniform(cls, table: ServiceTimeTable, num_workers: int, *, model: str = "") -> Fleet:
         """A fleet of one model on `num_workers` workers that are all alike."""
-        return cls(("cpu",) * num_workers, {(model, "cpu"): table})
+        return cls((CPU,) * num_workers, {(model, CPU): table})
 
     def table(self, model: str, slot: int) -> ServiceTimeTable:
         """The service times of a model on a slot's device.

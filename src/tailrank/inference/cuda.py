@@ -35,7 +35,7 @@ from tailrank.inference.table_file import ByteProgress
 from tailrank.kernels import cuda
 from tailrank.kernels.row_formats import FLOATS, RowFormat, columns, dtype_of, format_of
 from tailrank.kernels.triton_lookup import choose_tile, pooled_lookup
-from tailrank.models import RankingModel, build_model
+from tailrank.models import ModelConfig, RankingModel, build_model
 from tailrank.models.memory import check_fits
 
 _NUM_LANES = 2
@@ -288,6 +288,26 @@ def load_cuda(
     place_on(model.tables, record.precision.rows, on)
     fill_weights(path, model, record, progress)
     return CudaRanker(model, record.precision)
+
+
+def copy_to(
+    on: torch.device, model: RankingModel, config: ModelConfig, precision: Precision
+) -> CudaRanker:
+    """A model that lies on the host, on a device as well.
+
+    Args:
+        on: the device.
+        model: its rows are in the precision's format.
+        config: of that model.
+        precision: number formats.
+
+    Raises:
+        RequestError, BackendUnavailable: see `place_on` and `CudaRanker`.
+    """
+    copy = build_model(config, None)
+    place_on(copy.tables, precision.rows, on)
+    copy.load_state_dict(model.state_dict())
+    return CudaRanker(copy, precision)
 
 
 def _ranges(tables: EmbeddingTables, side: Side) -> Tensor:

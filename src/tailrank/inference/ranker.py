@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -141,6 +142,46 @@ def random_ranker(
         BackendUnavailable: this host cannot run the precision.
     """
     precision = precision or Precision()
+    model, arena = _random_model(config, seed, precision)
+    return CpuRanker(model, arena, precision, dense_backend)
+
+
+def random_rankers(
+    config: ModelConfig, devices: Sequence[str], *, seed: int, precision: Precision
+) -> dict[str, Ranker]:
+    """The same weights, drawn from `seed`, on each device; see `random_ranker`.
+
+    Raises:
+        ConfigError: unknown device, or the reference asked for another format than fp32.
+        RequestError: the tables do not fit into memory.
+        BackendUnavailable: there is no such device, or it cannot run the precision.
+    """
+    for device in devices:
+        if device not in DEVICES:
+            raise ConfigError("--device", device, " or ".join(DEVICES))
+        if device == "eager" and precision != Precision():
+            raise ConfigError("precision", str(precision), f"{Precision()}: eager knows no other")
+        if device == "cuda":
+            cuda.require()
+    model, arena = _random_model(config, seed, precision)
+    rankers: dict[str, Ranker] = {}
+    # The cpu ranker comes last: it may replace layers of the model that it is given.
+    for device in sorted(devices, key=lambda device: device == "cpu"):
+        if device == "cuda":
+            from tailrank.inference.cuda import copy_to  # as in `load`
+
+            rankers[device] = copy_to(torch.device("cuda"), model, config, precision)
+        elif device == "eager":
+            rankers[device] = EagerRanker(model)
+        else:
+            rankers[device] = CpuRanker(model, arena, precision)
+    return rankers
+
+
+def _random_model(
+    config: ModelConfig, seed: int, precision: Precision
+) -> tuple[RankingModel, Arena]:
+    """A model of random weights, its rows in the precision's format, on huge pages."""
     check_fits(bytes_needed(config, precision))
     model = build_model(config, None)
     arena = place_in_arena(model.tables, precision.rows)
@@ -149,4 +190,4 @@ def random_ranker(
         model.tables.reset(generator)
         for parameter in model.dense_parameters():
             parameter.normal_(0.0, 0.05, generator=generator)
-    return CpuRanker(model, arena, precision, dense_backend)
+    return model, arena

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tailrank.core.clock import Clock, MonotonicClock
 from tailrank.core.errors import ConfigError
-from tailrank.core.fleet import Fleet
+from tailrank.core.fleet import CPU, Fleet
 from tailrank.core.query import Query
 from tailrank.runtime.inbox import DrawnInbox, OpenInbox
 from tailrank.runtime.loop import Loop
@@ -27,7 +27,8 @@ class LiveConfig:
     """How worker threads run.
 
     Args:
-        pin: bind worker k to the k-th core this process may use; needs a core per worker.
+        pin: bind worker k to the k-th core this process may use; needs a core per worker. Threads
+            that drive another device are not counted and share the cores that are left.
         switch_interval_s: Python's switch interval during the run, > 0: how long a thread that
             returns from native code waits before it asks the running one for the interpreter lock.
             Beside a thread that computes in Python, 5 ms make a batch 2 to 90 times slower;
@@ -116,9 +117,8 @@ def run_live(
     else:
         check_schedule(queries)
         inbox = DrawnInbox(queries)
-    if config.pin and num_workers > available_workers():
-        allowed = f"at most {available_workers()}, one per core, unless pinning is off"
-        raise ConfigError("num_workers", num_workers, allowed)
+    devices = (CPU,) * num_workers if fleet is None else fleet.devices
+    cores = cores_of(devices, sorted(os.sched_getaffinity(0))) if config.pin else None
     run_clock = RunClock(clock or MonotonicClock())
     recorder = Recorder()
     pool = WorkerPool(
@@ -126,7 +126,7 @@ def run_live(
         num_workers=num_workers,
         run_batch=run_batch,
         initialise_worker=initialise_worker,
-        cores=sorted(os.sched_getaffinity(0)) if config.pin else None,
+        cores=cores,
         drain_timeout_ns=config.drain_timeout_ns,
         clock=run_clock,
         parking=parking or LockParking(num_workers, run_clock),
@@ -152,6 +152,24 @@ def run_live(
         open_query_ns=loop.open_query_ns,
         drained=drained,
     )
+
+
+def cores_of(devices: Sequence[str], cores: Sequence[int]) -> list[frozenset[int]]:
+    """The cores that each slot's thread may run on.
+
+    A thread that computes has a core to itself; those that drive another device wait most of the
+    time, and get what the others leave, or all where nothing is left.
+
+    Raises:
+        ConfigError: there are more threads that compute than cores.
+    """
+    num_computing = list(devices).count(CPU)
+    if num_computing > len(cores):
+        allowed = f"at most {len(cores)}, one per core, unless pinning is off"
+        raise ConfigError("num_workers", num_computing, allowed)
+    left = frozenset(cores[num_computing:] or cores)
+    own = iter(cores)
+    return [frozenset({next(own)}) if device == CPU else left for device in devices]
 
 
 @contextmanager

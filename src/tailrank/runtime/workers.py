@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from tailrank.core.clock import Clock
 from tailrank.core.errors import WorkerDied
@@ -81,7 +81,7 @@ class WorkerPool:
         num_workers: worker threads.
         run_batch: ranks a batch, on a worker's thread.
         initialise_worker: called with the slot on each worker's thread, before all else.
-        cores: the core each worker is bound to; None: unbound.
+        cores: the cores each worker is bound to; None: unbound.
         drain_timeout_ns: how long after the last arrival open queries are waited for.
         clock: started when all workers are ready.
         parking: where idle workers wait.
@@ -95,7 +95,7 @@ class WorkerPool:
         num_workers: int,
         run_batch: RunBatch,
         initialise_worker: Callable[[int], None] | None,
-        cores: Sequence[int] | None,
+        cores: Sequence[Set[int]] | None,
         drain_timeout_ns: int,
         clock: RunClock,
         parking: Parking,
@@ -170,7 +170,7 @@ class WorkerPool:
         try:
             if self._cores is not None:
                 # 0 is the calling thread, not the process
-                os.sched_setaffinity(0, {self._cores[slot]})
+                os.sched_setaffinity(0, self._cores[slot])
             if self._initialise_worker is not None:
                 self._initialise_worker(slot)
             self._ready.wait()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from torch import Tensor
 
+from tailrank.characterization import service_time
 from tailrank.characterization.energy import Counter, EnergyMeter
-from tailrank.characterization.load_test import LoadTest, LoadTestConfig
+from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measure_fleet
 from tailrank.characterization.payloads import QueryPool
+from tailrank.characterization.service_time import ProfileConfig
 from tailrank.characterization.target import Target
+from tailrank.core.errors import ConfigError
+from tailrank.core.fleet import Fleet
 from tailrank.core.service_time import AXES, ServiceTimeTable
 from tailrank.core.sla import SLA
 from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
+from tailrank.features import FeatureBatch
 from tailrank.inference.eager import EagerRanker
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRMConfig
@@ -59,3 +67,50 @@ def test_queries_per_joule_are_of_the_whole_run(target: Target) -> None:
 def test_without_a_meter_there_are_none(target: Target) -> None:
     measurement, _ = LoadTest(CONFIG, target, table()).live(STATIC, 2000.0)
     assert measurement.queries_per_joule is None
+
+
+def other_device(target: Target, called: list[int]) -> Target:
+    """A target on two devices: a second CPU ranker stands in for an accelerator."""
+
+    class Standin(EagerRanker):
+        device = "standin"
+
+        def rank(self, batch: FeatureBatch) -> Tensor:
+            called.append(batch.num_items)
+            return super().rank(batch)
+
+    assert isinstance(target.ranker, EagerRanker)
+    return replace(target, others={"standin": Standin(target.ranker.model)})
+
+
+def test_each_slot_has_the_ranker_of_its_device(target: Target) -> None:
+    called: list[int] = []
+    both = other_device(target, called)
+    tables = {("", device): table() for device in ("eager", "standin")}
+    config = replace(CONFIG, num_workers=2)
+    load = LoadTest(config, both, Fleet(("standin", "eager"), tables))
+    _, run = load.live(STATIC, 2000.0)
+    assert run.drained
+    assert sum(called) == run.batches.num_items[run.batches.slot == 0].sum() > 0
+    with pytest.raises(ConfigError, match="devices: got 'cuda'; allowed: those of small: eager, s"):
+        both.run_batch_on(("eager", "cuda"))
+
+
+def test_a_fleet_is_profiled_device_by_device(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_time, "_REPEATS_MAX", 1)  # the budget is for a busy host
+    called: list[int] = []
+    remarks: list[str] = []
+    fleet = measure_fleet(
+        other_device(target, called),
+        ("eager", "standin", "eager"),
+        ProfileConfig(num_items=(1, 8), num_parts=(1,), budget_s=60),
+        lambda fraction, remark: remarks.append(remark),
+        lambda text: None,
+    )
+    assert fleet.table("small", 2).axes["busy_workers"] == (1.0, 2.0)
+    assert fleet.table("small", 1).axes["busy_workers"] == (1.0,)
+    assert fleet.table("small", 1).device.startswith("standin small")
+    assert set(called) == {1, 8}
+    assert {remark.partition(":")[0] for remark in remarks} == {"eager", "standin"}

@@ -17,6 +17,7 @@ from tailrank.inference import load
 from tailrank.inference.artifact import save_artifact
 from tailrank.inference.eager import EagerRanker
 from tailrank.inference.precision import Precision
+from tailrank.inference.ranker import random_rankers
 from tailrank.kernels import cuda as gpu
 from tailrank.kernels import reference
 from tailrank.models import build_model
@@ -106,6 +107,34 @@ def test_shapes_beyond_what_a_lane_keeps_are_recorded_again(
             kept = [recorded.inputs.num_bytes for recorded in lane.recorded.values()]
         assert 1 <= len(kept) <= min(shapes, 4)  # the last one always, be it too large
         assert sum(kept) <= num_bytes or len(kept) == 1
+
+
+def test_a_model_on_the_host_is_copied_with_its_weights(plain_lookup: None) -> None:
+    from tailrank.inference.cuda import copy_to
+
+    model = build_model(CONFIG, seed=7)
+    copied = copy_to(torch.device("cpu"), model, CONFIG, Precision())
+    batch = random_batch(CONFIG.spec, items=5, users=2)
+    torch.testing.assert_close(copied.rank(batch), EagerRanker(model).rank(batch))
+
+
+@needs_gpu
+def test_a_preset_has_the_same_weights_on_every_device() -> None:
+    rankers = random_rankers(CONFIG, ("cpu", "cuda", "eager"), seed=3, precision=Precision())
+    batch = random_batch(CONFIG.spec, items=5, users=2)
+    for device in ("cpu", "cuda"):
+        scores_B = rankers[device].rank(batch)
+        torch.testing.assert_close(scores_B, rankers["eager"].rank(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_a_preset_is_refused_where_a_device_is_missing_or_cannot_hold_its_formats() -> None:
+    with pytest.raises(ConfigError, match="--device: got 'tpu'"):
+        random_rankers(CONFIG, ("cpu", "tpu"), seed=3, precision=Precision())
+    with pytest.raises(ConfigError, match="eager knows no other"):
+        random_rankers(CONFIG, ("eager",), seed=3, precision=Precision(rows="int8"))
+    if gpu.why_unavailable() is not None:
+        with pytest.raises(BackendUnavailable, match="no cuda ranker here"):
+            random_rankers(CONFIG, ("cpu", "cuda"), seed=3, precision=Precision())
 
 
 def test_no_item_has_no_score(plain_lookup: None) -> None:

@@ -12,7 +12,7 @@ from tailrank.core.clock import ManualClock
 from tailrank.core.errors import ConfigError, WorkerDied
 from tailrank.core.query import Query
 from tailrank.runtime import workers
-from tailrank.runtime.live import LiveConfig, available_workers, run_live
+from tailrank.runtime.live import LiveConfig, available_workers, cores_of, run_live
 from tailrank.runtime.record import QueryOutcome
 from tailrank.runtime.virtual import simulate
 from tailrank.scheduling.policies import PolicyConfig
@@ -255,6 +255,15 @@ def test_a_fault_outside_a_batch_surfaces(where):
             **{where: fault},
         )
     assert sys.getswitchinterval() == interval_s
+
+
+def test_threads_that_drive_another_device_take_no_workers_core():
+    """The CPU's workers keep a core each; the others share what is left, or all if nothing is."""
+    first, second, rest = frozenset({4}), frozenset({5}), frozenset({6, 7})
+    assert cores_of(("cuda", "cpu", "cpu", "cuda"), [4, 5, 6, 7]) == [rest, first, second, rest]
+    assert cores_of(("cpu", "cpu", "cuda"), [4, 5]) == [first, second, first | second]
+    with pytest.raises(ConfigError, match="num_workers: got 3; allowed: at most 2"):
+        cores_of(("cpu", "cpu", "cuda", "cpu"), [4, 5])
 
 
 def test_refuses_more_pinned_workers_than_cores():
