@@ -1,22 +1,21 @@
-"""The four things that can happen to the loop."""
+"""The four things that can happen to the loop; see `core.query` for why named tuples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tailrank.core.query import Batch, Outcome, Query
 
 
-@dataclass(frozen=True, slots=True)
-class QueryArrived:
+class QueryArrived(NamedTuple):
     """A query is due."""
 
     query: Query
 
 
-@dataclass(frozen=True, slots=True)
-class BatchDone:
+class BatchDone(NamedTuple):
     """A batch has ended.
 
     Args:
@@ -32,8 +31,7 @@ class BatchDone:
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkersFree:
+class WorkersFree(NamedTuple):
     """These worker slots have joined and are free."""
 
     slots: tuple[int, ...]

@@ -7,13 +7,17 @@ It must not know what a payload is, what runs a batch, or which policy decides.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from operator import itemgetter
 
 from tailrank.core.clock import Clock
-from tailrank.core.query import Batch, Decision, Outcome, Query
+from tailrank.core.query import NOTHING, Batch, Decision, Outcome, Query
 from tailrank.runtime.events import BatchDone, Event, QueryArrived, WorkersFree
 from tailrank.runtime.ports import Executor, Journal, OnAnswer
 from tailrank.runtime.record import QueryOutcome, QueryRecord, Recorder
 from tailrank.scheduling.scheduler import Scheduler
+
+_FIRST_ITEM = itemgetter(0)
 
 
 class Loop:
@@ -55,7 +59,8 @@ class Loop:
         self._on_answer = on_answer
         self._open: dict[int, QueryRecord] = {}
         self._running: list[Batch | None] = [None] * num_workers
-        self._started_ns = [0] * num_workers
+        # (slot, items, parts, start) of what runs in each slot: its row in the making
+        self._rows = [(slot, 0, 0, 0) for slot in range(num_workers)]
         self._last_ns = clock.now_ns()
         self.open_query_ns = 0
         self.next_deadline_ns: int | None = None
@@ -72,7 +77,7 @@ class Loop:
 
     def step(self, event: Event) -> None:
         """Take one event in and carry out what the scheduler decides."""
-        answered: list[QueryRecord] = []
+        answered: Sequence[QueryRecord] = ()
         with self._lock:
             now_ns = self._clock.now_ns()
             self.open_query_ns += len(self._open) * (now_ns - self._last_ns)
@@ -87,7 +92,8 @@ class Loop:
                 decision = self._scheduler.on_workers(event.slots, now_ns)
             else:
                 decision = self._scheduler.on_timer(now_ns)
-            self._carry_out(decision, now_ns)
+            if decision is not NOTHING:
+                self._carry_out(decision, now_ns)
             self.next_deadline_ns = self._scheduler.next_deadline_ns()
             if self._journal is not None:
                 self._journal.record(event, now_ns, decision)
@@ -107,48 +113,49 @@ class Loop:
     def _carry_out(self, decision: Decision, now_ns: int) -> None:
         for rejection in decision.reject:
             self._close(rejection.query.query_id, QueryOutcome.REJECTED)
+        open_queries = self._open
         for batch in decision.start:
-            slot = batch.slot
+            _, slot, parts = batch
+            num_items = batch.num_items
             assert self._running[slot] is None, "a slot runs one batch at a time"
-            assert batch.num_items <= self._batch_items_max, "a batch keeps to its limit"
+            assert num_items <= self._batch_items_max, "a batch keeps to its limit"
             self._running[slot] = batch
-            self._started_ns[slot] = now_ns
-            for part in batch.parts:
-                record = self._open[part.query.query_id]
+            self._rows[slot] = (slot, num_items, len(parts), now_ns)
+            for query, _, part_items in parts:
+                record = open_queries[query.query_id]
                 if record.num_parts == 0:
                     record.started_ns = now_ns
                 record.num_parts += 1
-                record.items_unstarted -= part.num_items
+                record.items_unstarted -= part_items
                 assert record.items_unstarted >= 0, "an item is started once"
             self._executor.submit(batch)
 
-    def _take_results(self, event: BatchDone, now_ns: int) -> list[QueryRecord]:
+    def _take_results(self, event: BatchDone, now_ns: int) -> Sequence[QueryRecord]:
         """Book a batch's end; returns the queries that it completed."""
-        batch = event.batch
-        slot = batch.slot
+        batch, outcome, results, error = event
+        _, slot, parts = batch
         assert self._running[slot] is batch, "a batch ends once, on the slot it was started on"
         self._running[slot] = None
-        self._recorder.batches.append(
-            (slot, batch.num_items, len(batch.parts), self._started_ns[slot], now_ns)
-        )
-        answered: list[QueryRecord] = []
-        if event.outcome is Outcome.FAILED:
+        self._recorder.batches.append((*self._rows[slot], now_ns))
+        if outcome is Outcome.FAILED:
             if self._recorder.first_error is None:
-                self._recorder.first_error = event.error
-            for part in batch.parts:
+                self._recorder.first_error = error
+            for part in parts:
                 self._close(part.query.query_id, QueryOutcome.FAILED)
-            return answered
-        results = event.results if event.results is not None else (None,) * len(batch.parts)
-        for part, result in zip(batch.parts, results, strict=True):
-            record = self._open.get(part.query.query_id)
+            return ()
+        answered = []
+        if results is None:
+            results = (None,) * len(parts)
+        for (query, first_item, num_items), result in zip(parts, results, strict=True):
+            record = self._open.get(query.query_id)
             if record is None:
                 continue  # another part of this query has failed meanwhile
-            record.done_parts.append((part.first_item, part.num_items, result))
-            record.items_left -= part.num_items
+            record.done_parts.append((first_item, num_items, result))
+            record.items_left -= num_items
             if record.items_left == 0:
                 _check_parts(record)
                 record.done_ns = now_ns
-                self._close(part.query.query_id, QueryOutcome.ANSWERED)
+                self._close(query.query_id, QueryOutcome.ANSWERED)
                 answered.append(record)
         return answered
 
@@ -162,9 +169,11 @@ class Loop:
 
 def _check_parts(record: QueryRecord) -> None:
     """Put the parts into item order; each item is in exactly one of them."""
-    record.done_parts.sort(key=lambda part: part[0])
+    done_parts = record.done_parts
+    if len(done_parts) > 1:
+        done_parts.sort(key=_FIRST_ITEM)
     next_item = 0
-    for first_item, num_items, _ in record.done_parts:
+    for first_item, num_items, _ in done_parts:
         assert first_item == next_item, "the parts of a query neither overlap nor leave gaps"
         next_item = first_item + num_items
     assert next_item == record.query.num_items, "the parts of a query hold all its items"

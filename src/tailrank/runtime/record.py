@@ -5,7 +5,7 @@ All times are int64 ns on the run's clock; -1 means that it never happened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -162,22 +162,20 @@ class Recorder:
         drained: bool,
     ) -> RunResult:
         """The columns; queries of the schedule that were never released are unanswered."""
-        rows = [
-            (
-                query.query_id,
-                query.num_items,
-                record.num_parts,
-                query.scheduled_ns,
-                record.released_ns,
-                record.started_ns,
-                record.done_ns,
-                record.outcome,
-            )
-            for query in schedule
-            for record in (self.queries.get(query.query_id) or QueryRecord(query, -1, 0, 0),)
+        records = [
+            self.queries.get(query.query_id) or QueryRecord(query, -1, 0, 0) for query in schedule
         ]
         return RunResult(
-            queries=QueryColumns(*np.array(rows, dtype=np.int64).reshape(-1, 8).T.copy()),
+            queries=QueryColumns(
+                query_id=_column(query.query_id for query in schedule),
+                num_items=_column(query.num_items for query in schedule),
+                num_parts=_column(record.num_parts for record in records),
+                scheduled_ns=_column(query.scheduled_ns for query in schedule),
+                released_ns=_column(record.released_ns for record in records),
+                started_ns=_column(record.started_ns for record in records),
+                done_ns=_column(record.done_ns for record in records),
+                outcome=_column(record.outcome for record in records),
+            ),
             batches=BatchColumns(*np.array(self.batches, dtype=np.int64).reshape(-1, 5).T.copy()),
             num_workers=num_workers,
             ended_ns=ended_ns,
@@ -186,3 +184,7 @@ class Recorder:
             drained=drained,
             first_error=self.first_error,
         )
+
+
+def _column(numbers: Iterable[int]) -> Column:
+    return np.fromiter(numbers, dtype=np.int64)
