@@ -20,11 +20,14 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
+from tailrank.characterization.service_time import NUM_ITEMS_GRID, NUM_PARTS_GRID
+from tailrank.core.fleet import Fleet
 from tailrank.core.latency import LatencySummary
 from tailrank.core.query import Batch
+from tailrank.core.service_time import AXES, ServiceTimeTable
 from tailrank.reporting.result import Result, to_json, write_result
 from tailrank.runtime.live import LiveConfig, available_workers, run_live
-from tailrank.runtime.virtual import simulate
+from tailrank.runtime.virtual import TableServiceTime, simulate
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.workload.schedule import WorkloadConfig, draw_schedule
 
@@ -36,7 +39,8 @@ SWITCH_INTERVALS_S = {"5ms": 5e-3, "1ms": 1e-3, "100us": 1e-4, "50us": 5e-5}
 BUSY_STEPS, BUSY_ELEMENTS, BUSY_ITERATIONS = 50, 12_000, 6_000
 BESIDE_SECONDS = 0.1  # at 5 ms a batch takes a tenth of a second: few must do
 ONE_BY_ONE = PolicyConfig(policy="static", batch_items_max=1)
-POLICIES = {
+IDS_PER_ITEM = 80
+SIMULATED = {
     "static": PolicyConfig(policy="static", batch_items_max=256),
     "coalescing": PolicyConfig(policy="coalescing", batch_items_max=256, delay_max_ns=1_000_000),
 }
@@ -94,22 +98,50 @@ def measure_null_ranker(seen: dict[str, list[float]]) -> None:
 
 
 def measure_simulation(seen: dict[str, list[float]]) -> None:
-    """A busy queue of production sizes, drawn beforehand."""
+    """A busy queue of production sizes, drawn beforehand, as a search simulates it: from a table.
+
+    An event is a step of the loop: an arrival, the end of a batch or a timer. The time is that of
+    the processor, on which nothing else runs meanwhile; the plain metric is the slowest policy's.
+    """
+    table = make_table()
     schedule = draw_schedule(
-        WorkloadConfig(sizes="production"), qps=500.0, num_queries=SIMULATED_QUERIES
+        WorkloadConfig(sizes="production", ids_per_item=IDS_PER_ITEM),
+        qps=500.0,
+        num_queries=SIMULATED_QUERIES,
     )
-    for name, policy in POLICIES.items():
+    rates = []
+    for name, policy in SIMULATED.items():
         steps = _StepCounter()
-        options = {
-            "num_workers": 2,
-            "service_time_ns": lambda batch, busy: 10_000 * batch.num_items,
-        }
-        simulate(schedule, policy, journal=steps, **options)
-        started = time.perf_counter()
-        simulate(schedule, policy, **options)
-        elapsed_s = time.perf_counter() - started
-        metric = "simulation.events_per_s"
-        seen[metric if name == "static" else f"{metric}_{name}"].append(steps.count / elapsed_s)
+
+        def run(policy: PolicyConfig = policy, journal: _StepCounter | None = None) -> None:
+            simulate(
+                schedule,
+                policy,
+                num_workers=2,
+                service_time_ns=TableServiceTime(table, SEED),
+                journal=journal,
+                fleet=Fleet.uniform(table, 2),
+            )
+
+        run(journal=steps)
+        started = time.process_time()
+        run()
+        rates.append(steps.count / (time.process_time() - started))
+        seen[f"simulated_events_per_s.{name}"].append(rates[-1])
+    seen["simulated_events_per_s"].append(min(rates))
+
+
+def make_table() -> ServiceTimeTable:
+    """A small DLRM by formula: a fixed cost, a price per part and per item, some contention."""
+    axes = (NUM_PARTS_GRID, NUM_ITEMS_GRID, (IDS_PER_ITEM,), (1, 2))
+    parts, items, _, busy = np.meshgrid(*axes, indexing="ij")
+    median_ns = (40_000.0 + 10_000.0 * parts + 9_000.0 * items) * (0.9 + 0.1 * busy)
+    return ServiceTimeTable(
+        device="cpu",
+        axes={name: tuple(map(float, axis)) for name, axis in zip(AXES, axes, strict=True)},
+        median_ns=np.where(items >= parts, median_ns, np.nan),
+        spread=np.linspace(0.9, 1.4, 200),
+    )
 
 
 class _StepCounter:

@@ -5,7 +5,7 @@ All times are int64 ns on the run's clock; -1 means that it never happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -167,14 +167,14 @@ class Recorder:
         ]
         return RunResult(
             queries=QueryColumns(
-                query_id=_column(query.query_id for query in schedule),
-                num_items=_column(query.num_items for query in schedule),
-                num_parts=_column(record.num_parts for record in records),
-                scheduled_ns=_column(query.scheduled_ns for query in schedule),
-                released_ns=_column(record.released_ns for record in records),
-                started_ns=_column(record.started_ns for record in records),
-                done_ns=_column(record.done_ns for record in records),
-                outcome=_column(record.outcome for record in records),
+                query_id=_column([query.query_id for query in schedule]),
+                num_items=_column([query.num_items for query in schedule]),
+                num_parts=_column([record.num_parts for record in records]),
+                scheduled_ns=_column([query.scheduled_ns for query in schedule]),
+                released_ns=_column([record.released_ns for record in records]),
+                started_ns=_column([record.started_ns for record in records]),
+                done_ns=_column([record.done_ns for record in records]),
+                outcome=_column([record.outcome.value for record in records]),
             ),
             batches=BatchColumns(*np.array(self.batches, dtype=np.int64).reshape(-1, 5).T.copy()),
             num_workers=num_workers,
@@ -186,5 +186,5 @@ class Recorder:
         )
 
 
-def _column(numbers: Iterable[int]) -> Column:
-    return np.fromiter(numbers, dtype=np.int64)
+def _column(numbers: list[int]) -> Column:
+    return np.array(numbers, dtype=np.int64)

@@ -140,7 +140,7 @@ def simulate(
         on_answer=on_answer,
     )
     loop.step(WorkersFree(tuple(range(num_workers))))
-    running = executor.running
+    running, step, succeeded = executor.running, loop.step, Outcome.OK
     inbox = iter(schedule)
     query = next(inbox, None)
     while True:
@@ -149,15 +149,14 @@ def simulate(
         deadline_ns = loop.next_deadline_ns
         if deadline_ns is not None and deadline_ns < due_ns and deadline_ns < done_ns:
             clock.advance_to(max(deadline_ns, clock.now_ns()))
-            loop.step(TimerFired())
+            step(TimerFired())
         elif running and done_ns <= due_ns:
             clock.advance_to(done_ns)
             batch = heapq.heappop(running)[2]
-            done = BatchDone(batch, Outcome.OK) if run_batch is None else perform(run_batch, batch)
-            loop.step(done)
+            step(BatchDone(batch, succeeded) if run_batch is None else perform(run_batch, batch))
         elif query is not None:
             clock.advance_to(due_ns)
-            loop.step(QueryArrived(query))
+            step(QueryArrived(query))
             query = next(inbox, None)
         else:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrank.core.query import NOTHING, Batch, BatchPart, Decision, Outcome, Query, Rejection
+from tailrank.core.query import NOTHING, Batch, Decision, Outcome, Query, Rejection
 from tailrank.scheduling.part_queue import PartQueue
 
 
@@ -77,7 +77,7 @@ class CoalescingScheduler:
             num_parts, full = self._fitting()
             if not (full or due):
                 break
-            parts: tuple[BatchPart, ...] = tuple(queue.pop() for _ in range(num_parts))
+            parts = tuple([queue.pop() for _ in range(num_parts)])
             started.append(Batch(self._num_batches, free_slots.pop(), parts))
             self._num_batches += 1
         return Decision(tuple(started)) if started else NOTHING
