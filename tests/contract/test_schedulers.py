@@ -5,12 +5,26 @@ import dataclasses
 import pytest
 
 from tailrank.core.query import NOTHING, Outcome, Query
-from tailrank.scheduling.policies import POLICIES, PolicyConfig, build_scheduler
+from tailrank.scheduling.policies import (
+    POLICIES,
+    Division,
+    PolicyConfig,
+    build_scheduler,
+    divide_workers,
+)
 
 CONFIGS = [
     PolicyConfig(policy="static", batch_items_max=100, queue_items_max=1000),
     PolicyConfig(policy="coalescing", batch_items_max=100, queue_items_max=1000),
     PolicyConfig(policy="coalescing", batch_items_max=100, queue_items_max=1000, delay_max_ns=40),
+    divide_workers(
+        Division(
+            ("",),
+            (0, 1, 2),
+            PolicyConfig(policy="static", batch_items_max=100, queue_items_max=1000),
+        ),
+        Division(("other",), (3,), PolicyConfig(policy="static", batch_items_max=50)),
+    ),
 ]
 
 

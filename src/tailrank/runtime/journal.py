@@ -25,7 +25,7 @@ from tailrank.core.fleet import Fleet
 from tailrank.core.query import Batch, Decision, Outcome, Query
 from tailrank.core.sla import SLA
 from tailrank.runtime.events import BatchDone, Event, QueryArrived, WorkersFree
-from tailrank.scheduling.policies import PolicyConfig
+from tailrank.scheduling.policies import Division, PolicyConfig
 from tailrank.scheduling.scheduler import Scheduler
 
 Entry = list[Any]
@@ -139,7 +139,12 @@ def load_journal(path: Path) -> tuple[PolicyConfig, Fleet | None, list[Entry]]:
 
 def _read_policy(fields: dict[str, Any]) -> PolicyConfig:
     sla = fields.get("sla")
-    return PolicyConfig(**(fields | {"sla": None if sla is None else SLA(**sla)}))
+    divisions = tuple(
+        Division(tuple(part["models"]), tuple(part["slots"]), _read_policy(part["policy"]))
+        for part in fields.get("divisions", ())
+    )
+    nested = {"sla": None if sla is None else SLA(**sla), "divisions": divisions}
+    return PolicyConfig(**(fields | nested))
 
 
 def replay(entries: Iterable[Entry], scheduler: Scheduler) -> list[Entry]:

@@ -9,6 +9,7 @@ from tailrank.core.errors import ConfigError, one_of
 from tailrank.core.fleet import Fleet
 from tailrank.core.sla import SLA
 from tailrank.scheduling.coalescing import CoalescingScheduler
+from tailrank.scheduling.divided import DividedScheduler, Section
 from tailrank.scheduling.scheduler import Scheduler
 from tailrank.scheduling.static import StaticScheduler
 
@@ -29,6 +30,7 @@ class PolicyConfig:
         offload_threshold_items: query size from which the whole query goes to the accelerator,
             >= 1; None: none does.
         reject_lost: whether to reject a query once it can no longer meet its deadline.
+        divisions: which models have which workers, under `divided`; see `divide_workers`.
 
     Raises:
         ConfigError: a field is outside its range, or the policy cannot honour it.
@@ -42,6 +44,7 @@ class PolicyConfig:
     sla: SLA | None = None
     offload_threshold_items: int | None = None
     reject_lost: bool = False
+    divisions: tuple[Division, ...] = ()
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -58,6 +61,35 @@ class PolicyConfig:
             value = getattr(self, name)
             if value != default and name not in POLICIES[self.policy].settings:
                 raise ConfigError(name, value, f"{default}: `{self.policy}` has no such setting")
+        if self.policy == "divided" and not self.divisions:
+            raise ConfigError(
+                "divisions", None, "who has which workers; `divided` is for several models"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """A part of the workers, and who has it.
+
+    Args:
+        models: names of the models whose queries it ranks.
+        slots: its worker slots.
+        policy: how it ranks them.
+    """
+
+    models: tuple[str, ...]
+    slots: tuple[int, ...]
+    policy: PolicyConfig
+
+
+def divide_workers(*divisions: Division) -> PolicyConfig:
+    """The policy `divided`: each part of the workers has its own models and its own policy.
+
+    Raises:
+        ConfigError: there is no part.
+    """
+    batch_items_max = max((part.policy.batch_items_max for part in divisions), default=1)
+    return PolicyConfig(policy="divided", batch_items_max=batch_items_max, divisions=divisions)
 
 
 # Settings that only some policies have, with the value that leaves them alone.
@@ -66,6 +98,7 @@ _OWN_SETTINGS = {
     "sla": None,
     "offload_threshold_items": None,
     "reject_lost": False,
+    "divisions": (),
 }
 
 
@@ -97,9 +130,19 @@ def _coalescing(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
     )
 
 
+def _divided(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
+    return DividedScheduler(
+        [
+            Section(part.models, part.slots, build_scheduler(part.policy, fleet))
+            for part in config.divisions
+        ]
+    )
+
+
 POLICIES: dict[str, Policy] = {
     "static": Policy(_static),
     "coalescing": Policy(_coalescing, frozenset({"delay_max_ns"})),
+    "divided": Policy(_divided, frozenset({"divisions"})),
 }
 
 
