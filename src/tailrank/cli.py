@@ -26,6 +26,7 @@ VERBS = (
     "export",
     "profile",
     "tune",
+    "simulate",
     "report",
     "doctor",
 )

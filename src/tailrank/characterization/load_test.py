@@ -42,12 +42,14 @@ class LoadTestConfig:
         num_workers: worker slots, of all devices together.
         seconds: length of one run, simulated or live alike, so that both see the same queries;
             longer where the percentile needs more of them.
+        queries: length of one run in queries at any load, as of a whole trace; None: see `seconds`.
     """
 
     workload: WorkloadConfig
     sla: SLA
     num_workers: int
     seconds: float = 10.0
+    queries: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -57,6 +59,8 @@ class LoadTestConfig:
 
     def num_queries(self, qps: float) -> int:
         """Queries of a run at this load: enough for the percentile, and for the time."""
+        if self.queries is not None:
+            return self.queries
         counted = _QUERIES_FACTOR * queries_needed(self.sla.percentile)
         return max(round(qps * self.seconds), round(counted / (1.0 - WARMUP_FRACTION)))
 
@@ -93,16 +97,7 @@ class LoadTest:
         Raises:
             OutsideProfile: the policy makes batches that nobody measured.
         """
-        config = self.config
-        schedule = draw_schedule(config.workload, qps=qps, num_queries=config.num_queries(qps))
-        result = simulate(
-            schedule,
-            policy,
-            num_workers=config.num_workers,
-            service_time_ns=TableServiceTime(self._fleet, seed=config.workload.payload_seed),
-            fleet=self._fleet,
-        )
-        return to_measurement(result, offered_qps=qps, sla=config.sla)
+        return simulate_load(self.config, self._fleet, policy, qps)[0]
 
     def live(self, policy: PolicyConfig, qps: float) -> tuple[Measurement, RunResult]:
         """A run on this host, with real features and scores; with its rows, for the report.
@@ -138,6 +133,24 @@ class LoadTest:
             answered = int((result.queries.outcome == QueryOutcome.ANSWERED).sum())
             measurement = replace(measurement, queries_per_joule=answered / joules)
         return measurement, result
+
+
+def simulate_load(
+    config: LoadTestConfig, fleet: Fleet, policy: PolicyConfig, qps: float
+) -> tuple[Measurement, RunResult]:
+    """A run in simulated time, with its rows.
+
+    Raises:
+        OutsideProfile: the policy makes batches that nobody measured.
+    """
+    result = simulate(
+        draw_schedule(config.workload, qps=qps, num_queries=config.num_queries(qps)),
+        policy,
+        num_workers=config.num_workers,
+        service_time_ns=TableServiceTime(fleet, seed=config.workload.payload_seed),
+        fleet=fleet,
+    )
+    return to_measurement(result, offered_qps=qps, sla=config.sla), result
 
 
 def measure_profile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,20 @@ class ServiceTimeTable:
             axes=axes,
             median_ns=np.array(values, dtype=np.float64).reshape([*map(len, axes.values())]),
             spread=np.array(record["spread"], dtype=np.float64),
+        )
+
+    def with_busy_workers(self, count: int) -> ServiceTimeTable:
+        """The table as if contention grew no further from its most busy workers up to `count`.
+
+        Nobody measured that: whoever asks has to say so beside every figure.
+        """
+        busy = self.axes["busy_workers"]
+        assert count > busy[-1], "what was measured is not assumed"
+        at_most = self.median_ns[..., -1:]
+        return replace(
+            self,
+            axes={**self.axes, "busy_workers": (*busy, float(count))},
+            median_ns=np.concatenate([self.median_ns, at_most], axis=-1),
         )
 
     def save(self, path: Path) -> None:

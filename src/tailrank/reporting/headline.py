@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tailrank.reporting.report_data import ComparedMetric, ReportData
@@ -35,7 +35,7 @@ class Headline:
 
 def headline(result: Result, columns: ReportData) -> Headline:
     """The most important finding that this result holds, whichever verb found it."""
-    for find in (_comparison, _capacity, _service_time, _quality_gate, _quality, _host):
+    for find in (_comparison, _simulated, _capacity, _service_time, _quality_gate, _quality, _host):
         found = find(result, columns)
         if found is not None:
             return found
@@ -101,6 +101,45 @@ def _capacity(result: Result, columns: ReportData) -> Headline | None:
     return Headline(
         sentence + (f": {ratio:.2f}x the static baseline." if ratio is not None else "."), figures
     )
+
+
+def _simulated(result: Result, columns: ReportData) -> Headline | None:
+    """What a host would do by its profile; said to be simulated before anything else is."""
+    metrics, sla = result.metrics, columns.sla
+    offered = metrics.get("simulated.offered_qps")
+    if offered is None or sla is None:
+        return None
+    name = f"simulated.latency_ms_p{sla.percentile:g}"
+    latency, bound = metrics[name], str(sla).replace(" ", "\N{NO-BREAK SPACE}")
+    capacity = metrics.get("simulated.capacity_qps")
+    if capacity is None:
+        kept = "keeps" if latency <= sla.latency_ms else "misses"
+        sentence = f"Simulated, not measured: {number(offered)} queries/s {kept} {bound}."
+    elif capacity == 0:
+        sentence = f"Simulated, not measured: no load keeps {bound}."
+    else:
+        items = number(metrics["simulated.capacity_items_per_s"])
+        sentence = (
+            f"Simulated, not measured: {number(capacity)} queries/s ({items} items/s) keep {bound}."
+        )
+    shown = offered if capacity is None else capacity
+    at = "offered" if capacity is None else "capacity inside the SLA, simulated"
+    figures = (
+        Figure(number(shown), "queries/s", at, _interval(result, "simulated.capacity_qps")),
+        Figure(
+            number(latency),
+            "ms",
+            f"p{sla.percentile:g} at that load, limit {sla.latency_ms:g} ms",
+            _interval(result, name),
+        ),
+        Figure(number(metrics["simulated.latency_ms_max"]), "ms", "the slowest query there"),
+    )
+    return Headline(" ".join([sentence, *_sentences(result.config.get("notes", []))]), figures)
+
+
+def _sentences(notes: Sequence[str]) -> list[str]:
+    """Notes as sentences."""
+    return [f"{note[:1].upper()}{note[1:]}." for note in notes]
 
 
 def _capacity_figures(result: Result, columns: ReportData) -> list[Figure]:

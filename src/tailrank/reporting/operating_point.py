@@ -88,7 +88,7 @@ def report_data(point: OperatingPoint) -> ReportData:
         sla=SLALimit.of(point.config.sla),
         latency_cdf=curves,
         capacity_by_batch=_capacity_by_batch(point),
-        query_time=[] if run is None else list(_query_times(run)),
+        query_time=[] if run is None else list(query_times(run)),
         table=policy_rows(point),
     )
 
@@ -160,7 +160,7 @@ def _capacity_by_batch(point: OperatingPoint) -> list[CapacityPoint]:
     ]
 
 
-def _query_times(run: RunResult) -> Iterator[QueryTime]:
+def query_times(run: RunResult) -> Iterator[QueryTime]:
     """Where the time of answered queries goes, by query size."""
     queries = run.queries
     answered = queries.done_ns >= 0

@@ -145,7 +145,7 @@ def read_result(path: Path) -> Result:
             started_at=record["started_at"],
         )
     except (FileNotFoundError, NotADirectoryError):
-        raise missing_file(path, "train, export, compare, tune or demo") from None
+        raise missing_file(path, "train, export, compare, tune, simulate or demo") from None
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be read") from None
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError) as error:

@@ -212,7 +212,7 @@ def _serving(columns: ReportData) -> Iterator[Section]:
         yield Section.of(
             "query-time",
             "Where a query's time goes",
-            "Mean times by query size at the tuned load: service is the time from the first "
+            "Mean times by query size at the load of that run: service is the time from the first "
             "part's start to the last part's end, queueing the time from the scheduled "
             "arrival to the first part's start. Together they are the latency.",
             figures.query_time(columns.query_time),

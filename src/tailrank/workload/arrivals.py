@@ -37,7 +37,8 @@ class Arrivals:
 
     Args:
         spec: as the user wrote it, such as `mmpp:5,0.1,2s`.
-        period_s: after how long its rhythm begins again, where it has one that does.
+        whole_s: how long a run has to be to have about the mean rate, where bursts or days last
+            seconds; None: any length will do.
         own_qps: the mean rate of a recorded trace; None: it has no rate of its own.
         num_recorded: queries of a recorded trace; a longer schedule begins with the first again.
         note: what must be said wherever figures from such traffic are shown; None: nothing.
@@ -45,7 +46,7 @@ class Arrivals:
 
     spec: str
     _draw_s: Callable[[float, int, int], Seconds]
-    period_s: float | None = None
+    whole_s: float | None = None
     own_qps: float | None = None
     num_recorded: int | None = None
     note: str | None = None
@@ -104,7 +105,7 @@ def parse_arrivals(spec: str) -> Arrivals:
     if name not in ("mmpp", "diurnal"):
         raise ConfigError("arrivals", spec, ALLOWED)
     rhythm = parse_rhythm(spec)
-    return Arrivals(spec, partial(_modulated_s, rhythm), period_s=rhythm.period_s)
+    return Arrivals(spec, partial(_modulated_s, rhythm), whole_s=rhythm.whole_s)
 
 
 def poisson_arrivals_ns(qps: float, num_queries: int, seed: int) -> NDArray[np.int64]:

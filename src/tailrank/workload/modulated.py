@@ -19,6 +19,7 @@ from tailrank.core.sla import parse_duration_ns
 
 _STREAM = 0x3A9F
 _NUM_PHASES_MAX = 10_000_000  # 160 MB; keeps a typing error from filling memory
+_BURSTS_SHOWN = 20  # so many have 0.8 to 1.2 times their mean length, two times in three
 _SINE_STEPS = 1440  # one for each minute of a day, which changes a rate by 0.4 % at most
 
 Seconds = NDArray[np.float64]
@@ -28,8 +29,8 @@ class Rhythm(Protocol):
     """A rate as it changes, relative to its mean."""
 
     @property
-    def period_s(self) -> float | None:
-        """After how long it begins again; None: it never does."""
+    def whole_s(self) -> float:
+        """How long a run has to be to have about the mean rate."""
         ...
 
     def times_s(self, even_s: Seconds, seed: int) -> Seconds:
@@ -56,9 +57,9 @@ class Bursts:
     length_s: float
 
     @property
-    def period_s(self) -> None:
-        """None: bursts come by chance."""
-        return None
+    def whole_s(self) -> float:
+        """As long as several bursts and the time between them."""
+        return _BURSTS_SHOWN * (self.length_s + self.calm_length_s)
 
     @property
     def calm_rate(self) -> float:
@@ -110,6 +111,11 @@ class Day:
 
     period_s: float
     rates: tuple[float, ...]
+
+    @property
+    def whole_s(self) -> float:
+        """One period."""
+        return self.period_s
 
     @classmethod
     def sine(cls, period_s: float, amplitude: float) -> Day:
