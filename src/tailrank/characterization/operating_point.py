@@ -147,7 +147,7 @@ class OperatingPoint:
     table: ServiceTimeTable
     baseline: PolicyCapacity
     tuned: PolicyCapacity
-    search: SearchResult
+    search: SearchResult[int]
     overruled: PolicyCapacity | None = None
     interrupted: bool = False
 
@@ -215,7 +215,7 @@ def _meter_of(target: Target) -> EnergyMeter | None:
 
 def _search(
     config: OperatingPointConfig, table: ServiceTimeTable, load: LoadTest, on_progress: OnProgress
-) -> tuple[PolicyCapacity, PolicyCapacity, SearchResult]:
+) -> tuple[PolicyCapacity, PolicyCapacity, SearchResult[int]]:
     """The simulated capacity of the baseline and of every batch size worth a visit."""
     top = config.items_max
     static = PolicyConfig(
@@ -242,7 +242,7 @@ def _search(
         near_qps = baseline.capacity_qps or start_qps
         return find_capacity(measure, policy, config.sla, start_qps=near_qps)
 
-    def on_point(point: Point) -> None:
+    def on_point(point: Point[int]) -> None:
         nonlocal seen, probes
         seen, probes = seen + 1, 0
 

@@ -31,6 +31,9 @@ class Verdict(Enum):
     UNDECIDED = "undecided"
 
 
+SecondsLeft = Callable[[], float]
+"""Time until a search must end; handed in, for nothing here owns a clock."""
+
 Judge = Callable[[Measurement, SLA], Verdict]
 """Holds a measurement against an SLA: `judge_probe`, or a `partial` of it that asks for more."""
 
@@ -98,6 +101,23 @@ class Capacity:
                     if not reason.startswith("unstable")
                 ]
         return tuple(dict.fromkeys(reasons))
+
+
+class CapacityInterrupted(KeyboardInterrupt):
+    """A keyboard interrupt between the probes of a search.
+
+    Args:
+        capacity: what the probes before it have shown.
+    """
+
+    def __init__(self, capacity: Capacity) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+
+def unlimited() -> float:
+    """The time left of a search that may take as long as it likes."""
+    return math.inf
 
 
 def judge_probe(
@@ -172,7 +192,7 @@ def find_capacity(
                 break
     else:
         search.passes(start_qps * _LIGHT_LOAD_FRACTION)
-    search.bisect(tolerance, num_probes_max=math.inf)
+    search.bisect(tolerance)
     return search.capacity()
 
 
@@ -186,6 +206,7 @@ def verify_capacity(
     tolerance: float = 0.02,
     num_probes_max: int = 12,
     judge: Judge = judge_probe,
+    seconds_left: SecondsLeft = unlimited,
 ) -> Capacity:
     """Search near an expectation: step away from it by growing factors, then bisect.
 
@@ -200,24 +221,28 @@ def verify_capacity(
         tolerance: width of the last bracket, relative to its lower end, > 0.
         num_probes_max: most probes, >= 2.
         judge: what a load must keep; a `partial` of `judge_probe` asks for further bounds.
+        seconds_left: asked before each probe but the first; the search ends where none are left.
 
     Raises:
         ConfigError: a number is out of range.
+        CapacityInterrupted: a keyboard interrupt came after the first probe.
     """
     _check_positive(expected_qps=expected_qps, tolerance=tolerance)
     if not 1.0 < step <= 2.0:
         raise ConfigError("step", step, "a number above 1, at most 2")
     if num_probes_max < 2:
         raise ConfigError("num_probes_max", num_probes_max, "a whole number from 2")
-    search = _Search(partial(measure, config), lambda seen: judge(seen, sla))
+    search = _Search(
+        partial(measure, config), lambda seen: judge(seen, sla), num_probes_max, seconds_left
+    )
     qps = expected_qps
     upwards = search.passes(qps)
-    while len(search.probes) < num_probes_max:
+    while search.may_probe():
         qps = qps * step if upwards else qps / step
         if search.passes(qps) != upwards:
             break
         step = min(step * step, 2.0)
-    search.bisect(tolerance, num_probes_max)
+    search.bisect(tolerance)
     return search.capacity()
 
 
@@ -225,16 +250,30 @@ class _Search:
     """The probes so far and the bracket they leave."""
 
     def __init__(
-        self, measure: Callable[[float], Measurement], judge: Callable[[Measurement], Verdict]
+        self,
+        measure: Callable[[float], Measurement],
+        judge: Callable[[Measurement], Verdict],
+        num_probes_max: float = math.inf,
+        seconds_left: SecondsLeft = unlimited,
     ) -> None:
         self._measure, self._judge = measure, judge
+        self._num_probes_max, self._seconds_left = num_probes_max, seconds_left
         self.probes: list[Probe] = []
         self._low_qps = 0.0  # largest pass
         self._stop_qps = math.inf  # smallest load that did not pass
 
+    def may_probe(self) -> bool:
+        """Whether probes and time are left for another load."""
+        return len(self.probes) < self._num_probes_max and self._seconds_left() > 0.0
+
     def passes(self, qps: float) -> bool:
         """Measure one more load."""
-        measurement = self._measure(qps)
+        try:
+            measurement = self._measure(qps)
+        except KeyboardInterrupt:
+            if self.probes:
+                raise CapacityInterrupted(self.capacity()) from None
+            raise
         verdict = self._judge(measurement)
         self.probes.append(Probe(qps, measurement, verdict))
         if verdict is Verdict.PASS:
@@ -243,13 +282,13 @@ class _Search:
             self._stop_qps = min(self._stop_qps, qps)
         return verdict is Verdict.PASS
 
-    def bisect(self, tolerance: float, num_probes_max: float) -> None:
+    def bisect(self, tolerance: float) -> None:
         """Narrow the bracket, geometrically, as the loads were stepped."""
         while (
             self._low_qps > 0.0
             and self._stop_qps < math.inf
             and self._stop_qps > self._low_qps * (1.0 + tolerance)
-            and len(self.probes) < num_probes_max
+            and self.may_probe()
         ):
             self.passes(math.sqrt(self._low_qps * self._stop_qps))
 

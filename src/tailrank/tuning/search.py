@@ -1,41 +1,134 @@
-"""Hill climbing over one setting, such as the batch size: both directions, with patience."""
+"""Searches that evaluate one setting after another: the grid, and the hill climb of DeepRecSched.
+
+Each keeps what it knows when it is interrupted or when its time is up; what time is, it is told.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from tailrank.core.errors import ConfigError
-from tailrank.tuning.capacity import Capacity
+from tailrank.tuning.capacity import Capacity, SecondsLeft, unlimited
 
 # DeepRecSched's batch sizes (512 to 32), lengthened to whole queries and to small batches, because
 # CPUs differ in which end they like (HPCA 2020: Broadwell is fastest at 16, Skylake at large ones).
 BATCH_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Point(Generic[Value]):
     """One evaluated setting."""
 
-    value: int
+    value: Value
     capacity: Capacity
 
 
+OnPoint = Callable[[Point[Value]], None]
+Visit = Callable[[Value], Point[Value]]
+
+
 @dataclass(frozen=True, slots=True)
-class SearchResult:
-    """What a climb has seen.
+class SearchResult(Generic[Value]):
+    """What a search has seen.
 
     Args:
-        best: the point of the largest capacity, or while all are 0 the one of the least mean
-            latency; the earliest one among equals; None if the climb was interrupted before its
-            first point.
-        points: all of them, in order of evaluation.
+        points: all of them, in order of evaluation; a search that comes back to a setting with
+            longer runs has several of it.
         interrupted: True if a keyboard interrupt ended it early.
+        out_of_time: True if its time was up before it was through.
     """
 
-    best: Point | None
-    points: tuple[Point, ...]
+    points: tuple[Point[Value], ...]
     interrupted: bool
+    out_of_time: bool = False
+
+    @property
+    def ranked(self) -> tuple[Point[Value], ...]:
+        """The last point of each setting, best first.
+
+        Settings that came further go before those that were given up on shorter runs, then the
+        larger capacity, or while all are 0 the lesser mean latency, then the earlier one.
+        """
+        visits = Counter(point.value for point in self.points)
+        last = {point.value: point for point in self.points}
+        return tuple(
+            sorted(
+                last.values(), key=lambda point: (visits[point.value], merit(point)), reverse=True
+            )
+        )
+
+    @property
+    def best(self) -> Point[Value] | None:
+        """The first of `ranked`; None if the search was interrupted before its first point."""
+        return next(iter(self.ranked), None)
+
+
+class _OutOfTime(Exception):
+    """Ends a search between two points."""
+
+
+def run_search(
+    walk: Callable[[Visit[Value]], None],
+    evaluate: Callable[[Value], Capacity],
+    *,
+    seconds_left: SecondsLeft = unlimited,
+    on_point: OnPoint[Value] | None = None,
+) -> SearchResult[Value]:
+    """Let `walk` visit settings, and keep what they have shown however it ends.
+
+    Args:
+        walk: calls what it is given with each setting to evaluate.
+        evaluate: the capacity of one setting.
+        seconds_left: asked before each point but the first, which every search has.
+        on_point: told of each point as soon as it is known.
+    """
+    points: list[Point[Value]] = []
+    interrupted = out_of_time = False
+
+    def visit(value: Value) -> Point[Value]:
+        if points and seconds_left() <= 0:
+            raise _OutOfTime
+        point = Point(value, evaluate(value))
+        points.append(point)
+        if on_point is not None:
+            on_point(point)
+        return point
+
+    try:
+        walk(visit)
+    except KeyboardInterrupt:
+        interrupted = True
+    except _OutOfTime:
+        out_of_time = True
+    return SearchResult(tuple(points), interrupted, out_of_time)
+
+
+def grid(
+    evaluate: Callable[[Value], Capacity],
+    values: Sequence[Value],
+    *,
+    seconds_left: SecondsLeft = unlimited,
+    on_point: OnPoint[Value] | None = None,
+) -> SearchResult[Value]:
+    """Evaluate every setting: the oracle that other searches are held against.
+
+    Args:
+        evaluate: the capacity of one setting.
+        values: the settings.
+        seconds_left: time until the search must end; asked between points.
+        on_point: told of each point as soon as it is known.
+    """
+
+    def walk(visit: Visit[Value]) -> None:
+        for value in values:
+            visit(value)
+
+    return run_search(walk, evaluate, seconds_left=seconds_left, on_point=on_point)
 
 
 def hill_climb(
@@ -44,8 +137,9 @@ def hill_climb(
     *,
     start: int,
     patience: int = 2,
-    on_point: Callable[[Point], None] | None = None,
-) -> SearchResult:
+    seconds_left: SecondsLeft = unlimited,
+    on_point: OnPoint[int] | None = None,
+) -> SearchResult[int]:
     """Walk a ladder from `start` downwards and upwards, each way until it stops getting better.
 
     Args:
@@ -53,6 +147,7 @@ def hill_climb(
         ladder: strictly increasing settings.
         start: the rung to begin at.
         patience: rungs in a row that may be no better than the best before a direction is given up.
+        seconds_left: time until the search must end; asked between points.
         on_point: told of each point as soon as it is known.
 
     Returns:
@@ -67,42 +162,26 @@ def hill_climb(
         raise ConfigError("start", start, f"one of {tuple(ladder)}")
     if patience < 1:
         raise ConfigError("patience", patience, "a whole number from 1")
-    points: list[Point] = []
 
-    def visit(value: int) -> bool:
-        """Evaluate one rung; True if it is the best so far."""
-        best = _best(points)
-        point = Point(value, evaluate(value))
-        points.append(point)
-        if on_point is not None:
-            on_point(point)
-        return best is None or _merit(point) > _merit(best)
+    def walk(visit: Visit[int]) -> None:
+        best = visit(start)
+        position = list(ladder).index(start)
+        for values in (ladder[:position][::-1], ladder[position + 1 :]):
+            num_worse = 0
+            for value in values:
+                point = visit(value)
+                better = merit(point) > merit(best)
+                best, num_worse = (point, 0) if better else (best, num_worse + 1)
+                if num_worse == patience:
+                    break
 
-    def walk(values: Sequence[int]) -> None:
-        num_worse = 0
-        for value in values:
-            num_worse = 0 if visit(value) else num_worse + 1
-            if num_worse == patience:
-                return
-
-    position = list(ladder).index(start)
-    try:
-        visit(start)
-        walk(ladder[:position][::-1])
-        walk(ladder[position + 1 :])
-    except KeyboardInterrupt:
-        return SearchResult(_best(points), tuple(points), interrupted=True)
-    return SearchResult(_best(points), tuple(points), interrupted=False)
+    return run_search(walk, evaluate, seconds_left=seconds_left, on_point=on_point)
 
 
-def _merit(point: Point) -> tuple[float, float]:
+def merit(point: Point[Value]) -> tuple[float, float]:
     """What is compared: capacity, and where no load meets the SLA yet, how fast an idle host is.
 
     Without the second a climb that starts on a plateau of zeros would never leave it.
     """
     capacity = point.capacity
     return capacity.capacity_qps, 0.0 if capacity.capacity_qps else -capacity.at.summary.mean_ns
-
-
-def _best(points: Sequence[Point]) -> Point | None:
-    return max(points, key=_merit, default=None)

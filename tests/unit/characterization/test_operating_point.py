@@ -41,7 +41,7 @@ def make_point(baseline_qps: float, tuned_qps: float) -> OperatingPoint:
         tuned=PolicyCapacity(
             name="tuned", policy=CONFIG.policy_of(50), simulated=make_capacity(tuned_qps)
         ),
-        search=SearchResult(None, (), False),
+        search=SearchResult((), False),
     )
 
 

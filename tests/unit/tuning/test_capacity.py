@@ -11,7 +11,13 @@ from tailrank.core.errors import ConfigError
 from tailrank.core.latency import LatencySummary
 from tailrank.core.measurement import Measurement, Validity
 from tailrank.core.sla import SLA
-from tailrank.tuning.capacity import Verdict, find_capacity, judge_probe, verify_capacity
+from tailrank.tuning.capacity import (
+    CapacityInterrupted,
+    Verdict,
+    find_capacity,
+    judge_probe,
+    verify_capacity,
+)
 
 MS = 1_000_000
 SLA_10MS = SLA.parse("p95=10ms")
@@ -129,6 +135,37 @@ def test_verification_keeps_to_its_budget():
     )
     assert len(capacity.probes) == 4
     assert capacity.capacity_qps == 0.0
+
+
+def test_verification_keeps_to_its_time():
+    left = iter([3.0, 2.0, 1.0, 0.0, -1.0])
+    capacity = verify_capacity(
+        deterministic(190.0),
+        None,
+        SLA_10MS,
+        expected_qps=100.0,
+        tolerance=1e-6,
+        seconds_left=lambda: next(left),
+    )
+    assert len(capacity.probes) == 4
+    assert capacity.low_qps <= 190.0 <= capacity.high_qps
+
+
+def test_an_interrupt_hands_over_what_the_probes_before_it_have_shown():
+    measured = deterministic(105.0)
+
+    def measure(config, qps):
+        if qps > 106.5:
+            raise KeyboardInterrupt
+        return measured(config, qps)
+
+    with pytest.raises(CapacityInterrupted) as caught:
+        verify_capacity(measure, None, SLA_10MS, expected_qps=104.0, step=1.5)
+    assert caught.value.capacity.low_qps == 104.0
+    assert len(caught.value.capacity.probes) == 1
+    with pytest.raises(KeyboardInterrupt) as caught:
+        verify_capacity(measure, None, SLA_10MS, expected_qps=107.0)
+    assert not isinstance(caught.value, CapacityInterrupted)
 
 
 def test_verdicts_are_decided_on_confidence_bounds():

@@ -7,14 +7,18 @@ from tailrank.core.errors import ConfigError
 from tailrank.core.latency import LatencySummary
 from tailrank.core.measurement import Measurement, Validity
 from tailrank.tuning.capacity import Capacity
-from tailrank.tuning.search import BATCH_LADDER, hill_climb
+from tailrank.tuning.search import BATCH_LADDER, Point, SearchResult, grid, hill_climb
 
 LADDER = (1, 2, 4, 8, 16, 32, 64, 128)
 AT = Measurement(1, 1, 1, 0, 0, LatencySummary.of(np.ones(1)), Validity())
 
 
+def capacity_of(qps: float) -> Capacity:
+    return Capacity(qps, qps * 1.01, (), AT)
+
+
 def make_evaluate(scores: dict[int, float]):
-    return lambda value: Capacity(scores[value], scores[value] * 1.01, (), AT)
+    return lambda value: capacity_of(scores[value])
 
 
 def test_climbs_to_the_top_from_either_side():
@@ -69,6 +73,42 @@ def test_an_interrupt_before_the_first_point():
 
     result = hill_climb(evaluate, LADDER, start=1)
     assert (result.best, result.points, result.interrupted) == (None, (), True)
+
+
+def test_the_grid_leaves_nothing_out():
+    scores = dict(zip(LADDER, (1, 2, 12, 8, 9, 8, 7, 13), strict=True))
+    result = grid(make_evaluate(scores), LADDER)
+    assert [point.value for point in result.points] == list(LADDER)
+    assert [point.value for point in result.ranked] == [128, 4, 16, 8, 32, 64, 2, 1]
+    assert result.best.value == 128
+
+
+@pytest.mark.parametrize("search", ["grid", "climb"])
+def test_a_search_ends_when_its_time_is_up(search):
+    """It is asked between points, and the first one is always made."""
+    left = iter([2.0, 1.0, 0.0])
+    evaluate = make_evaluate(dict.fromkeys(LADDER, 5.0))
+    if search == "grid":
+        result = grid(evaluate, LADDER, seconds_left=lambda: next(left))
+    else:
+        result = hill_climb(evaluate, LADDER, start=16, seconds_left=lambda: next(left))
+    assert len(result.points) == 3
+    assert (result.out_of_time, result.interrupted) == (True, False)
+    assert result.best == result.points[0]
+    assert len(grid(evaluate, LADDER, seconds_left=lambda: 0.0).points) == 1
+
+
+def test_who_came_further_ranks_first():
+    """A capacity of short runs, after which a setting was given up, does not beat a long one."""
+    points = [
+        Point(*pair) for pair in zip("abcabb", map(capacity_of, (9, 7, 8, 6, 5, 4)), strict=True)
+    ]
+    result = SearchResult(tuple(points), False)
+    assert [(p.value, p.capacity.capacity_qps) for p in result.ranked] == [
+        ("b", 4),
+        ("a", 6),
+        ("c", 8),
+    ]
 
 
 def test_the_batch_ladder_holds_the_published_one():
