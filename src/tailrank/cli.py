@@ -27,6 +27,7 @@ VERBS = (
     "profile",
     "tune",
     "simulate",
+    "mlperf",
     "report",
     "doctor",
 )
