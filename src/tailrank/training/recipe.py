@@ -179,6 +179,7 @@ _ADULT = TrainingConfig(
     patience=6,
 )
 # One pass: a second one overfits. The rate of the dense layers falls to 0, that of tables stays.
+# Adam on the layers of DLRM and DCN-V2 raised validation AUC by 0.0006 to 0.0009 over Adagrad.
 _CRITEO = TrainingConfig(
     batch_items=128,
     lr=0.01,
@@ -204,9 +205,9 @@ _AMAZON = TrainingConfig(
 # Chosen on validation rows; benchmarks/results says how, and how often the test was scored.
 RECIPES = {
     ("dlrm", "criteo"): Recipe(
-        sizes={"bottom_mlp": (256,), "top_mlp": (128,)},
-        data=DataSettings(embedding_dim=32, integer_buckets=True),
-        training=_CRITEO,
+        sizes={"bottom_mlp": (512,), "top_mlp": (256,)},
+        data=DataSettings(embedding_dim=64, integer_buckets=True),
+        training=replace(_CRITEO, dense_optimizer="adam", lr=0.002),
     ),
     ("deepfm", "criteo"): Recipe(
         architecture="deepfm",
@@ -216,9 +217,16 @@ RECIPES = {
     ),
     ("dcn_v2", "criteo"): Recipe(
         architecture="dcn_v2",
-        sizes={"top_mlp": (128,)},
+        sizes={"top_mlp": (512,), "rank": 64},
         data=DataSettings(embedding_dim=16, integer_buckets=True),
-        training=replace(_CRITEO, table_optimizer="rowwise_adagrad", table_lr=0.03, table_l2=0.0),
+        training=replace(
+            _CRITEO,
+            dense_optimizer="adam",
+            lr=0.001,
+            table_optimizer="rowwise_adagrad",
+            table_lr=0.03,
+            table_l2=0.0,
+        ),
     ),
     ("wide_and_deep", "criteo"): Recipe(
         architecture="wide_and_deep",
