@@ -1,8 +1,9 @@
 """Features for generated queries: a pool of rows, random or real, that queries are cut from.
 
 Random ids are uniform over each table's rows, so that almost every row read is cold, as it is for a
-large table in production; a query that repeats the last one's ids would measure the cache. Real
-rows come from a data set, with the popularity and the bag sizes that it has. This module knows no
+large table in production; a query that repeats the last one's ids would measure the cache. Ids of
+another locality are drawn in the order of the pool's rows, of which a query takes a run. Real rows
+come from a data set, with the popularity and the bag sizes that it has. This module knows no
 clock and no scheduler.
 
 Legend: R rows of one side, F sparse features of that side, N dense width, B items, U users.
@@ -22,6 +23,9 @@ from tailrank.core.query import Batch, BatchPart
 from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureBatch, FeatureSpec, Side, SideFeatures
 from tailrank.inference import Ranker
+from tailrank.workload.index_traces import IndexTrace, parse_index_trace
+
+UNIFORM_IDS = parse_index_trace("uniform")
 
 # One pool is far larger than any last-level cache and far smaller than the tables.
 _POOL_BYTES = 192 << 20
@@ -46,12 +50,16 @@ class QueryPool:
         self._item_to_user = torch.zeros(item.num_rows, dtype=torch.int64)
 
     @classmethod
-    def random(cls, spec: FeatureSpec, seed: int) -> QueryPool:
-        """A pool of uniform ids and normal dense features for any specification."""
+    def random(cls, spec: FeatureSpec, seed: int, ids: IndexTrace = UNIFORM_IDS) -> QueryPool:
+        """A pool of random ids and normal dense features for any specification.
+
+        Raises:
+            ConfigError: a table has too few rows for such ids.
+        """
         generator = torch.Generator().manual_seed(seed)
         return cls(
-            random_side(spec, "user", _pool_rows(spec, "user"), generator),
-            random_side(spec, "item", _pool_rows(spec, "item"), generator),
+            random_side(spec, "user", _pool_rows(spec, "user"), generator, ids),
+            random_side(spec, "item", _pool_rows(spec, "item"), generator, ids),
         )
 
     @classmethod
@@ -148,7 +156,11 @@ def _pool_rows(spec: FeatureSpec, side: Side) -> int:
 
 
 def random_side(
-    spec: FeatureSpec, side: Side, rows: int, generator: torch.Generator
+    spec: FeatureSpec,
+    side: Side,
+    rows: int,
+    generator: torch.Generator,
+    ids: IndexTrace = UNIFORM_IDS,
 ) -> SideFeatures:
     """Random rows of one side; bags hold the feature's pooling factor of ids on average.
 
@@ -166,11 +178,49 @@ def random_side(
         lengths_RF[:, index] = whole + extra_R.long()
     offsets = torch.zeros(rows * len(sparse) + 1, dtype=torch.int64)
     torch.cumsum(lengths_RF.flatten(), 0, out=offsets[1:])
-    limits_F = torch.tensor([spec.table(feature.table).num_embeddings for feature in sparse])
-    limit_L = torch.repeat_interleave(limits_F.repeat(rows).long(), lengths_RF.flatten())
-    uniform_L = torch.rand(limit_L.shape[0], generator=generator, dtype=torch.float64)
+    if ids.spec == UNIFORM_IDS.spec:
+        values_L = _uniform_ids(spec, side, lengths_RF, generator)
+    else:
+        values_L = _drawn_ids(spec, side, lengths_RF, generator, ids)
     return SideFeatures(
         dense_RN=torch.randn(rows, spec.dense_width(side), generator=generator),
-        values_L=(uniform_L * limit_L).long(),
+        values_L=values_L,
         offsets=offsets,
     )
+
+
+def _uniform_ids(
+    spec: FeatureSpec, side: Side, lengths_RF: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Uniform ids for bags of these lengths, of all features at once."""
+    limits_F = torch.tensor([spec.table(f.table).num_embeddings for f in spec.sparse(side)])
+    limit_L = torch.repeat_interleave(limits_F.repeat(len(lengths_RF)).long(), lengths_RF.flatten())
+    uniform_L = torch.rand(limit_L.shape[0], generator=generator, dtype=torch.float64)
+    return (uniform_L * limit_L).long()
+
+
+def _drawn_ids(
+    spec: FeatureSpec,
+    side: Side,
+    lengths_RF: Tensor,
+    generator: torch.Generator,
+    ids: IndexTrace,
+) -> Tensor:
+    """Ids of a trace for bags of these lengths, feature by feature in the order of the rows.
+
+    Features that share a table share its popular rows.
+    """
+    features = spec.sparse(side)
+    tables = [table.name for table in spec.tables]
+    columns_F = torch.arange(len(features)).repeat(len(lengths_RF))
+    feature_L = torch.repeat_interleave(columns_F, lengths_RF.flatten())
+    values_L = torch.empty(len(feature_L), dtype=torch.int64)
+    for index, feature in enumerate(features):
+        own_L = feature_L == index
+        table = spec.table(feature.table)
+        seed = int(torch.randint(1 << 31, (), generator=generator))
+        drawn = ids.draw(
+            int(own_L.sum()), table.num_embeddings, seed, table_seed=tables.index(table.name)
+        )
+        values_L[own_L] = torch.from_numpy(drawn)
+    return values_L

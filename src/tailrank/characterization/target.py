@@ -8,7 +8,12 @@ from pathlib import Path
 
 import torch
 
-from tailrank.characterization.payloads import QueryPool, batch_runner, ids_per_item
+from tailrank.characterization.payloads import (
+    UNIFORM_IDS,
+    QueryPool,
+    batch_runner,
+    ids_per_item,
+)
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.fleet import CPU
 from tailrank.data.dataset import Dataset
@@ -22,6 +27,7 @@ from tailrank.models import ModelConfig
 from tailrank.models.memory import format_bytes
 from tailrank.models.presets import load_preset
 from tailrank.runtime.ports import RunBatch
+from tailrank.workload.index_traces import parse_index_trace
 
 PRESET_PREFIX = "preset:"
 
@@ -36,6 +42,7 @@ class TargetConfig:
         user_tables: a preset's tables on the user side; None: as the preset says.
         precision: a preset's number formats; an artifact brings its own, so None there.
         data: the data set whose rows are the queries; None: random rows.
+        ids: locality of the ids of random rows, see `parse_index_trace`.
         seed: of a preset's weights and of the query pool.
         devices: what is to score, from `inference.DEVICES`, each once.
     """
@@ -45,12 +52,16 @@ class TargetConfig:
     user_tables: int | None = None
     precision: Precision | None = None
     data: str | None = None
+    ids: str = UNIFORM_IDS.spec
     seed: int = 0
     devices: tuple[str, ...] = (CPU,)
 
     def __post_init__(self) -> None:
         if not self.devices or len(set(self.devices)) < len(self.devices):
             raise ConfigError("devices", self.devices, f"{', '.join(DEVICES)}, each once")
+        parse_index_trace(self.ids)
+        if self.data is not None and self.ids != UNIFORM_IDS.spec:
+            raise RequestError("--ids", "the rows of --data bring their own ids; leave one out")
         if self.target.startswith(PRESET_PREFIX):
             if self.data is not None:
                 raise RequestError("--data", "a preset was trained on no data; leave it out")
@@ -73,8 +84,9 @@ class Target:
         spec: its features.
         ranker: the model, on the device that computes where no other is asked for.
         pool: rows to make queries of.
-        queries: where they come from: `random`, or the text that names a data set.
-        rows_label: stands for those rows in `profile_label`; None: random rows.
+        queries: where they come from: `random`, with the ids if not uniform, or the text that names
+            a data set.
+        rows_label: stands for those rows in `profile_label`; None: random rows of uniform ids.
         others: the same model on further devices, by name.
     """
 
@@ -178,9 +190,13 @@ def open_target(
         rankers = {at: load(path, device=at, progress=progress)[0] for at in config.devices}
     assert (dataset is None) == (config.data is None), "the data set that the config names"
     if dataset is None:
-        pool = QueryPool.random(model.spec, config.seed)
+        ids = parse_index_trace(config.ids)
+        pool = QueryPool.random(model.spec, config.seed, ids)
+        uniform = ids.spec == UNIFORM_IDS.spec
+        queries, label = ("random", None) if uniform else (f"random, ids {ids.spec}", ids.spec)
     else:
         pool = QueryPool.from_dataset(dataset, config.seed)
+        queries, label = str(config.data), f"{dataset.name}-{dataset.fingerprint[:8]}"
     first, *others = config.devices
     return Target(
         name=name,
@@ -188,8 +204,8 @@ def open_target(
         ranker=rankers[first],
         others={device: rankers[device] for device in others},
         pool=pool,
-        queries=config.data or "random",
-        rows_label=None if dataset is None else f"{dataset.name}-{dataset.fingerprint[:8]}",
+        queries=queries,
+        rows_label=label,
     )
 
 

@@ -16,6 +16,7 @@ def profile(
     user_tables: int | None = None,
     precision: str | None = None,
     data: str | None = None,
+    ids: str = "uniform",
     workers: int | None = None,
     budget: str | None = None,
     seed: int = 0,
@@ -38,6 +39,9 @@ def profile(
         precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
         data: Log whose users and candidates make the queries, as it was named when the model was
             trained, for instance movielens:FOLDER; default: random ones.
+        ids: Which rows random queries read: uniform; zipf:ALPHA, popular ones more often;
+            stack:ROWS=HITS,…, so that a cache of ROWS rows hits that share; or reuse:FILE, as often
+            as in a histogram of locality.
         workers: Worker threads; default: all cores.
         budget: Time to spend, as in 30s or 2min; default: 30s.
         seed: Seed of a preset's weights and of the query pool.
@@ -72,6 +76,7 @@ def profile(
         user_tables=user_tables,
         precision=None if precision is None else Precision.parse(precision),
         data=data,
+        ids=ids,
         seed=seed,
     )
     profile_config = ProfileConfig(

@@ -32,6 +32,7 @@ def tune(
     user_tables: int | None = None,
     precision: str | None = None,
     data: str | None = None,
+    ids: str = "uniform",
     simulate_only: bool = False,
     quick: bool = False,
     seed: int = 0,
@@ -62,6 +63,9 @@ def tune(
         precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
         data: Log whose users and candidates make the queries, as it was named when the model was
             trained, for instance movielens:FOLDER; default: random ones.
+        ids: Which rows random queries read: uniform; zipf:ALPHA, popular ones more often;
+            stack:ROWS=HITS,…, so that a cache of ROWS rows hits that share; or reuse:FILE, as often
+            as in a histogram of locality.
         simulate_only: Leave the live runs out.
         quick: Default to runs of 2s and a profile of 4s, for a first look with wide intervals.
         seed: Seed of arrivals, sizes, features and a preset's weights.
@@ -92,6 +96,7 @@ def tune(
         user_tables=user_tables,
         precision=None if precision is None else Precision.parse(precision),
         data=data,
+        ids=ids,
         seed=seed,
     )
     if delay is not None and policy == "static":

@@ -10,6 +10,7 @@ from tailrank.features import Feature, FeatureBatch, FeatureSpec, TableSpec
 from tailrank.inference.eager import EagerRanker
 from tailrank.models import build_model
 from tailrank.models.dlrm import DLRMConfig
+from tailrank.workload.index_traces import parse_index_trace
 
 SPEC = FeatureSpec(
     features=(
@@ -79,3 +80,26 @@ def test_sequences_of_one_user_are_of_one_length() -> None:
     lengths = [query.features(BatchPart(make_query(query, 1, n), 0, 1)).user for n in range(40)]
     seen = {tuple(user.offsets.diff().tolist()) for user in lengths}
     assert seen == {(2, 2), (3, 3)}
+
+
+def test_popular_ids_are_those_of_the_table_on_both_sides() -> None:
+    pool = QueryPool.random(SPEC, 1, parse_index_trace("zipf:1.5"))
+    features = pool.features(BatchPart(make_query(pool, 2000, 7), 0, 2000))
+    features.check(SPEC)
+    item_ids, row = features.item.values_L, features.item.offsets[:-1].view(2000, 2)[:, 0]
+    user_ids = torch.cat(
+        [pool.features(BatchPart(make_query(pool, 1, n), 0, 1)).user.values_L for n in range(500)]
+    )
+    items, users = (torch.bincount(ids, minlength=100) for ids in (item_ids[row], user_ids))
+    # zeta(1.5) over 100 rows: the most popular has 41 % of the reads.
+    assert 0.35 < int(items.max()) / int(items.sum()) < 0.48
+    assert items.argmax() == users.argmax()
+
+
+def test_uniform_ids_are_the_default_and_stay_what_they_were() -> None:
+    """Results are compared across releases by their seed."""
+    item = QueryPool.random(SPEC, 1)._item
+    assert item.values_L[:6].tolist() == [89, 36, 1, 61, 0, 37]
+    assert torch.equal(
+        item.values_L, QueryPool.random(SPEC, 1, parse_index_trace("uniform"))._item.values_L
+    )
