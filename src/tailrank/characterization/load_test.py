@@ -122,12 +122,7 @@ class LoadTest:
             fleet=self._fleet,
         )
         joules = None if spent_j is None else spent_j()
-        if result.first_error is not None:
-            # A broken ranker must not pass for a slow one.
-            lost = int((result.queries.outcome == QueryOutcome.FAILED).sum())
-            raise ServingError(
-                f"{lost} of {len(schedule)} queries failed; the first: {result.first_error}"
-            ) from result.first_error
+        check_answers(result)
         measurement = to_measurement(result, offered_qps=qps, sla=config.sla)
         if joules:
             answered = int((result.queries.outcome == QueryOutcome.ANSWERED).sum())
@@ -153,12 +148,26 @@ def simulate_load(
     return to_measurement(result, offered_qps=qps, sla=config.sla), result
 
 
+def check_answers(run: RunResult) -> None:
+    """Refuse a run in which a batch failed: a broken ranker must not pass for a slow one.
+
+    Raises:
+        ServingError: how many queries were lost, and what the first of them died of.
+    """
+    if run.first_error is not None:
+        lost = int((run.queries.outcome == QueryOutcome.FAILED).sum())
+        raise ServingError(
+            f"{lost} of {len(run.queries.outcome)} queries failed; the first: {run.first_error}"
+        ) from run.first_error
+
+
 def measure_profile(
     target: Target,
     config: ProfileConfig,
     on_progress: Callable[[float, str], None],
     announce: Callable[[str], None],
     device: str | None = None,
+    beside: Callable[[int], object] | None = None,
 ) -> ServiceTimeTable:
     """The service-time table of a target on one device of this host; see `measure_service_times`.
 
@@ -168,6 +177,7 @@ def measure_profile(
         on_progress: see there.
         announce: see there.
         device: one of those that the target was loaded for; None: its first.
+        beside: see there.
 
     Raises:
         ConfigError: the target was not loaded for that device.
@@ -183,6 +193,7 @@ def measure_profile(
         on_progress=on_progress,
         announce=announce,
         pin=device != "cuda",
+        beside=beside,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,12 +20,12 @@ import numpy as np
 
 from tailrank.core.clock import Clock, MonotonicClock
 from tailrank.core.errors import ConfigError, RequestError
-from tailrank.core.query import Query
+from tailrank.core.query import Batch, Query
 from tailrank.core.service_time import AXES, ServiceTimeTable
 from tailrank.runtime.live import LiveConfig, run_live
 from tailrank.runtime.ports import RunBatch
 from tailrank.runtime.record import RunResult
-from tailrank.scheduling.policies import PolicyConfig
+from tailrank.scheduling.policies import Division, PolicyConfig, divide_workers
 
 # Dense where service time bends (fixed costs), sparse where it is a line.
 NUM_ITEMS_GRID = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000)
@@ -92,6 +92,7 @@ def measure_service_times(
     on_progress: Callable[[float, str], None] = lambda fraction, remark: None,
     announce: Callable[[str], None] = lambda text: None,
     pin: bool = True,
+    beside: Callable[[int], object] | None = None,
 ) -> ServiceTimeTable:
     """Time batches of every grid point.
 
@@ -106,16 +107,16 @@ def measure_service_times(
         on_progress: told the finished fraction, 0 to 1, and what is measured, between two runs.
         announce: told what the budget left no time for, if anything.
         pin: whether workers have a core each; False for threads that only drive a device.
+        beside: what the other busy workers do over and over while one is timed, told their slot;
+            None: they are timed as well, with batches of the same size.
 
     Raises:
         RequestError: the budget does not hold one batch of every size.
         Exception: what `run_batch` raised.
     """
     live = LiveConfig(pin=pin)
-    benches = {
-        busy: _Bench(busy, run_batch, make_payload, initialise_worker, ids_per_item, live).times_ns
-        for busy in config.busy_workers
-    }
+    source = _Source(run_batch, make_payload, initialise_worker, ids_per_item)
+    benches = {busy: _Bench(busy, source, live, beside).times_ns for busy in config.busy_workers}
     timed = time_grid(config, benches, on_progress, MonotonicClock())
     if timed.num_left_out:
         least = min(map(len, timed.times_ns.values()))
@@ -230,26 +231,35 @@ def _workers(busy: int) -> str:
     return "1 worker" if busy == 1 else f"{busy} workers"
 
 
+class _Source(NamedTuple):
+    """What is timed; see `measure_service_times`."""
+
+    run_batch: RunBatch
+    make_payload: Callable[[int, int], object]
+    initialise_worker: Callable[[int], None]
+    ids_per_item: float
+
+
+_TIMED, _BESIDE = "", "beside"  # models of a bench: what is timed, and what runs meanwhile
+
+
 class _Bench:
     """Saturated live runs of batches that are all alike."""
 
     def __init__(
         self,
         num_workers: int,
-        run_batch: RunBatch,
-        make_payload: Callable[[int, int], object],
-        initialise_worker: Callable[[int], None],
-        ids_per_item: float,
+        source: _Source,
         live: LiveConfig,
+        beside: Callable[[int], object] | None,
     ) -> None:
-        self._live = live
-        self._num_workers, self._run_batch = num_workers, run_batch
-        self._make_payload, self._initialise_worker = make_payload, initialise_worker
-        self._ids_per_item = ids_per_item
+        self._num_workers, self._source, self._live = num_workers, source, live
+        self._beside = beside
+        self._num_timed = num_workers if beside is None else 1
         self._choices = random.Random(0)
 
     def times_ns(self, num_parts: int, num_items: int, *, repeats: int) -> list[int]:
-        """Service times of at least `repeats` batches on each worker.
+        """Service times of at least `repeats` batches on each timed worker.
 
         Parts are of equal size, so a batch may hold up to `num_parts - 1` items more than asked.
         """
@@ -260,27 +270,62 @@ class _Bench:
             batch_parts_max=num_parts,
         )
         # One more batch for each worker to warm up with; that first one also releases all queries.
-        num_batches = self._num_workers * (repeats + 1)
+        num_queries = self._num_timed * (repeats + 1) * num_parts
+        run_batch, num_beside = self._source.run_batch, self._num_workers - self._num_timed
+        if num_beside:
+            policy = _divided(policy, self._num_timed, num_beside)
+            run_batch = self._until_all_are_timed(num_queries)
         run = run_live(
-            [self._query(index, size) for index in range(num_batches * num_parts)],
+            [
+                *(Query(index, _BESIDE, 0, None, 1, 0) for index in range(num_beside)),
+                *(self._query(num_beside + index, size) for index in range(num_queries)),
+            ],
             policy,
             num_workers=self._num_workers,
-            run_batch=self._run_batch,
-            initialise_worker=self._initialise_worker,
+            run_batch=run_batch,
+            initialise_worker=self._source.initialise_worker,
             config=self._live,
         )
         if run.first_error is not None:
             raise run.first_error
-        asked = run.batches.num_parts == num_parts  # coalescing starts the very first part alone
+        # Coalescing starts the very first part alone.
+        asked = (run.batches.num_parts == num_parts) & (run.batches.slot < self._num_timed)
         warm = asked & (run.batches.started_ns > _last_first_start_ns(run))
         # Batches of no work at all may be over before the second worker has started.
         return [int(t) for t in run.service_time_ns[warm if warm.any() else asked]]
 
+    def _until_all_are_timed(self, num_queries: int) -> RunBatch:
+        """Runs what is timed, and beside it the others' work until no query is left."""
+        beside, left = self._beside, [num_queries]
+        assert beside is not None, "there is something beside"
+
+        def run(batch: Batch) -> Sequence[object]:
+            if batch.parts[0].query.model == _BESIDE:
+                while left[0] > 0:
+                    beside(batch.slot)
+                return (None,)
+            try:
+                return self._source.run_batch(batch)
+            finally:
+                left[0] -= len(batch.parts)  # one worker is timed: nobody else counts
+
+        return run
+
     def _query(self, index: int, size: int) -> Query:
         """A query of cold items, due at once."""
-        payload = self._make_payload(self._choices.randrange(1 << 31), size)
-        num_ids = round(size * self._ids_per_item)
-        return Query(index, "", 0, None, size, num_ids, payload)
+        payload = self._source.make_payload(self._choices.randrange(1 << 31), size)
+        num_ids = round(size * self._source.ids_per_item)
+        return Query(index, _TIMED, 0, None, size, num_ids, payload)
+
+
+def _divided(timed: PolicyConfig, num_timed: int, num_beside: int) -> PolicyConfig:
+    """The first workers for what is timed, the others for what runs meanwhile."""
+    slots = tuple(range(num_timed + num_beside))
+    alone = PolicyConfig(policy="static", batch_items_max=1)
+    return divide_workers(
+        Division((_TIMED,), slots[:num_timed], timed),
+        Division((_BESIDE,), slots[num_timed:], alone),
+    )
 
 
 def _last_first_start_ns(run: RunResult) -> int:

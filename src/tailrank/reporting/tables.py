@@ -27,7 +27,7 @@ POLICY_HEADINGS = (
 
 def policy_table(rows: Sequence[PolicyRow]) -> Table:
     """The table of policies: capacity inside the SLA, latency at it, and what was simulated."""
-    return _table_of(POLICY_HEADINGS, map(policy_cells, rows), left=("policy",))
+    return table_of(POLICY_HEADINGS, map(policy_cells, rows), left=("policy",))
 
 
 def policy_cells(row: PolicyRow) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ PRECISION_HEADINGS = (
 
 def precision_table(rows: Sequence[PrecisionRow]) -> Table:
     """What each precision costs and gives; the one that was chosen is marked."""
-    return _table_of(PRECISION_HEADINGS, map(precision_cells, rows), left=("precision", ""))
+    return table_of(PRECISION_HEADINGS, map(precision_cells, rows), left=("precision", ""))
 
 
 def precision_cells(row: PrecisionRow) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def precision_cells(row: PrecisionRow) -> tuple[str, ...]:
     )
 
 
-def _table_of(headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> Table:
+def table_of(headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> Table:
     """Cells under these headings, close together; figures to the right, `left` to the left."""
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for heading in headings:

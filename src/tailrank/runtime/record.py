@@ -5,8 +5,8 @@ All times are int64 ns on the run's clock; -1 means that it never happened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 
 import numpy as np
@@ -137,6 +137,28 @@ class RunResult:
         done = np.minimum(self.batches.done_ns, to_ns)
         busy_ns = int(np.maximum(done - started, 0).sum())
         return busy_ns / (self.num_workers * (to_ns - from_ns))
+
+    def only(self, queries: NDArray[np.bool_], slots: Sequence[int]) -> RunResult:
+        """The same run as some of its queries saw it, on the workers that they had.
+
+        What the loop counted over all of them, `open_query_ns` and `wake_lateness_ns`, stays.
+
+        Args:
+            queries: True for each row of `queries` to keep.
+            slots: the workers to keep.
+        """
+        batches = np.isin(self.batches.slot, slots)
+        return replace(
+            self,
+            queries=QueryColumns(*(column[queries] for column in _columns(self.queries))),
+            batches=BatchColumns(*(column[batches] for column in _columns(self.batches))),
+            num_workers=len(slots),
+        )
+
+
+def _columns(rows: QueryColumns | BatchColumns) -> Iterator[Column]:
+    """All columns, in order."""
+    return (getattr(rows, column.name) for column in fields(rows))
 
 
 class Recorder:

@@ -6,23 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.unit.characterization.small_target import small_target
 from torch import Tensor
 
 from tailrank.characterization import service_time
 from tailrank.characterization.energy import Counter, EnergyMeter
 from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measure_fleet
-from tailrank.characterization.payloads import QueryPool
 from tailrank.characterization.service_time import ProfileConfig
 from tailrank.characterization.target import Target
 from tailrank.core.errors import ConfigError
 from tailrank.core.fleet import Fleet
 from tailrank.core.service_time import AXES, ServiceTimeTable
 from tailrank.core.sla import SLA
-from tailrank.data.synthetic import SyntheticConfig, SyntheticDataset
 from tailrank.features import FeatureBatch
 from tailrank.inference.eager import EagerRanker
-from tailrank.models import build_model
-from tailrank.models.dlrm import DLRMConfig
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.workload.schedule import WorkloadConfig
 
@@ -34,18 +31,7 @@ STATIC = PolicyConfig(policy="static", batch_items_max=8)
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    dataset = SyntheticDataset(SyntheticConfig(rows=56 * 8, embedding_dim=4))
-    spec = dataset.spec
-    model = build_model(
-        DLRMConfig.for_spec(spec, bottom_mlp=(4,), top_mlp=(4,)),
-        seed=0,
-    )
-    return Target(
-        name="small",
-        spec=spec,
-        ranker=EagerRanker(model),
-        pool=QueryPool.from_dataset(dataset, seed=0),
-    )
+    return small_target("small")
 
 
 def table() -> ServiceTimeTable:

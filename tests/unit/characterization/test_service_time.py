@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from tailrank.characterization import service_time
 from tailrank.characterization.service_time import (
     ProfileConfig,
     measure_service_times,
@@ -138,3 +139,55 @@ def test_a_failing_batch_ends_the_profile_with_its_error() -> None:
 def test_a_profile_that_cannot_be_is_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError):
         ProfileConfig(**{field: value})
+
+
+def test_one_worker_is_timed_while_the_others_do_something_else(monkeypatch) -> None:
+    """The companion runs on the other worker whenever two are busy, and never when one is."""
+    monkeypatch.setattr(service_time, "_REPEATS_MAX", 1)
+    slots: set[int] = set()
+    beside: set[int] = set()
+    at_work = threading.Event()
+
+    def run_batch(batch):
+        slots.add(batch.slot)
+        return [None] * len(batch.parts)
+
+    def companion(slot: int) -> None:
+        beside.add(slot)
+        at_work.set()
+
+    def measure(num_workers: int) -> None:
+        measure_service_times(
+            ProfileConfig(num_items=(1, 4), num_parts=(1, 2), num_workers=num_workers, budget_s=60),
+            run_batch,
+            lambda choice, num_items: None,
+            device="test",
+            ids_per_item=0.0,
+            initialise_worker=lambda slot: None,
+            beside=companion,
+        )
+
+    measure(1)
+    assert (slots, at_work.is_set()) == ({0}, False)
+    measure(2)
+    assert (slots, beside) == ({0}, {1})
+
+
+def test_a_fault_of_what_is_timed_ends_what_runs_beside_it() -> None:
+    workers: set[int] = set()
+
+    def fail(batch):
+        if workers == {0, 1}:
+            raise LookupError("no such row")
+        return [None] * len(batch.parts)
+
+    with pytest.raises(LookupError, match="no such row"):
+        measure_service_times(
+            ProfileConfig(num_items=(1,), num_parts=(1,), num_workers=2, budget_s=60),
+            fail,
+            lambda choice, num_items: None,
+            device="test",
+            ids_per_item=0.0,
+            initialise_worker=workers.add,
+            beside=lambda slot: None,
+        )
