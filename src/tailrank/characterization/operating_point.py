@@ -174,7 +174,9 @@ def find_operating_point(
     Raises:
         RequestError: that budget does not hold one batch of every size.
         OutsideProfile: `table` does not reach as far as the batches to simulate.
+        ConfigError, DataError: there are queries of more items than the target's pool has.
     """
+    parse_query_sizes(config.sizes, target.pool.num_items_max)
     if table is None:
         advance = partial(on_progress, "profile")
         table = measure_profile(target, config.profile_config, advance, announce)

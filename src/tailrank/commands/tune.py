@@ -50,7 +50,8 @@ def tune(
     Args:
         target: Folder of a trained model, or preset:NAME.
         sla: Percentile and limit, as in p95=10ms.
-        sizes: Items per query: fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production or mlperf.
+        sizes: Items per query: fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production, mlperf or
+            trace:FILE, in the order of the rows.
         out: Folder for result.json, report.html and the profile.
         policy: Policy to tune: static or coalescing.
         delay: Longest wait of a query for company, under coalescing; default: 1ms.

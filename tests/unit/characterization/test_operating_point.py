@@ -1,6 +1,7 @@
 """The operating point: what was served overrules what was simulated."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tailrank.characterization.operating_point import (
     OperatingPointConfig,
     PolicyCapacity,
 )
+from tailrank.core.errors import ConfigError
 from tailrank.core.latency import LatencySummary
 from tailrank.core.measurement import Measurement, Validity
 from tailrank.core.service_time import ServiceTimeTable
@@ -66,3 +68,9 @@ def test_the_better_one_live_is_the_operating_point(live_qps, winner, monkeypatc
 
 def test_without_live_runs_the_ratio_is_of_simulations() -> None:
     assert policy_rows(make_point(600, 660))[-1].ratio == pytest.approx(1.1)
+
+
+def test_queries_larger_than_the_pool_are_refused_before_anything_is_measured() -> None:
+    target = SimpleNamespace(pool=SimpleNamespace(num_items_max=64))
+    with pytest.raises(ConfigError, match="sizes up to 64 items; these go up to 100"):
+        module.find_operating_point(CONFIG, target)
