@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+from tests.fleets import line_fleet
 
 from tailrank.core.query import NOTHING, Outcome, Query
+from tailrank.core.sla import SLA
 from tailrank.scheduling.policies import (
     POLICIES,
     Division,
@@ -14,9 +16,14 @@ from tailrank.scheduling.policies import (
 )
 
 CONFIGS = [
+    PolicyConfig(policy="deeprecsched", batch_items_max=100, queue_items_max=1000),
     PolicyConfig(policy="static", batch_items_max=100, queue_items_max=1000),
     PolicyConfig(policy="coalescing", batch_items_max=100, queue_items_max=1000),
     PolicyConfig(policy="coalescing", batch_items_max=100, queue_items_max=1000, delay_max_ns=40),
+    PolicyConfig(policy="kairos", batch_items_max=100, queue_items_max=1000, sla=SLA(95.0, 1000)),
+    PolicyConfig(policy="slack", batch_items_max=100, queue_items_max=1000, sla=SLA(95.0, 1000)),
+    # Nobody can be on time.
+    PolicyConfig(policy="slack", batch_items_max=100, queue_items_max=1000, sla=SLA(99.0, 1)),
     divide_workers(
         Division(
             ("",),
@@ -26,6 +33,7 @@ CONFIGS = [
         Division(("other",), (3,), PolicyConfig(policy="static", batch_items_max=50)),
     ),
 ]
+FLEET = line_fleet(4, fixed_ns=5.0, item_ns=1.0)
 
 
 def make_query(query_id: int, num_items: int, scheduled_ns: int = 0) -> Query:
@@ -39,7 +47,7 @@ def config(request):
 
 @pytest.fixture
 def scheduler(config):
-    return build_scheduler(config)
+    return build_scheduler(config, FLEET)
 
 
 def drain(scheduler, started, now_ns):
@@ -89,7 +97,7 @@ def test_batches_keep_to_their_limit_and_to_free_slots(scheduler, config):
     started = scheduler.on_workers((0, 1, 2), 1000).start
     for batch in started:
         assert batch.slot not in busy
-        assert 1 <= batch.num_items <= config.batch_items_max
+        assert 1 <= batch.num_items <= config.batch_items_bound
         busy.add(batch.slot)
     assert busy == {0, 1, 2}
 
@@ -123,7 +131,7 @@ def test_a_failed_batch_ends_its_queries(scheduler):
 
 def test_the_same_events_give_the_same_decisions(config):
     def decisions():
-        scheduler = build_scheduler(config)
+        scheduler = build_scheduler(config, FLEET)
         seen = [scheduler.on_workers((0, 1), 0)]
         seen += [scheduler.on_query(make_query(i, 30 + 40 * i, i), i) for i in range(8)]
         return [*seen, *drain(scheduler, [b for d in seen for b in d.start], 100)]

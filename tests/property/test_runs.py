@@ -4,14 +4,19 @@ The loop's own assertions (slot free, batch within its limit, item started once)
 these runs; here the results are held against the schedule.
 """
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tests.fleets import line_fleet, mixed_fleet
 
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import Query
+from tailrank.core.sla import SLA
+from tailrank.runtime.journal import RingJournal, replay
 from tailrank.runtime.live import LiveConfig, run_live
 from tailrank.runtime.record import QueryOutcome, RunResult
 from tailrank.runtime.virtual import simulate
-from tailrank.scheduling.policies import PolicyConfig
+from tailrank.scheduling.policies import PolicyConfig, build_scheduler
+from tailrank.scheduling.slack import LOST_WAIT_FACTOR
 
 PROFILE = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -20,17 +25,38 @@ PROFILE = settings(
 LIVE_PROFILE = settings(PROFILE, max_examples=30)
 
 
+# A worker never idles while a query waits, but for the delay that the policy was given; under
+# `kairos` and offloading a query may wait for the right device.
+EAGER_POLICIES = ["static", "coalescing", "slack"]
+
+
 @st.composite
-def policies(draw) -> PolicyConfig:
-    policy = draw(st.sampled_from(["static", "coalescing"]))
-    delay = draw(st.integers(0, 400)) if policy == "coalescing" else 0
+def policies(draw, names=(*EAGER_POLICIES, "deeprecsched", "kairos")) -> PolicyConfig:
+    policy = draw(st.sampled_from(names))
+    own = {}
+    if policy == "coalescing":
+        own["delay_max_ns"] = draw(st.integers(0, 400))
+    if policy == "deeprecsched":
+        own["offload_threshold_items"] = draw(st.sampled_from([None, 1, 20]))
+    if policy in ("slack", "kairos"):
+        own["sla"] = SLA(draw(st.sampled_from([50.0, 95.0])), draw(st.integers(1, 2000)))
+    if policy == "slack":
+        own["reject_lost"] = draw(st.booleans())
     return PolicyConfig(
         policy=policy,
         batch_items_max=draw(st.integers(1, 40)),
         batch_parts_max=draw(st.integers(1, 8)),
-        delay_max_ns=delay,
         queue_items_max=draw(st.sampled_from([1, 30, 100, 1_000_000])),
+        **own,
     )
+
+
+def fleet_for(policy: PolicyConfig, num_workers: int) -> Fleet:
+    """Workers that the policy can use; what it predicts is not how long batches will take."""
+    if policy.offload_threshold_items is None and policy.policy != "kairos":
+        return line_fleet(num_workers, fixed_ns=20.0, item_ns=7.0, part_ns=3.0)
+    assume(num_workers > 1)
+    return mixed_fleet(num_workers - 1)
 
 
 @st.composite
@@ -82,7 +108,7 @@ def check_accounts(schedule: list[Query], scorer: Scorer, result: RunResult) -> 
 def check_devices(result: RunResult, policy: PolicyConfig) -> None:
     """No worker runs two batches at once; no batch is over its limits."""
     batches = result.batches
-    assert (batches.num_items <= policy.batch_items_max).all()
+    assert (batches.num_items <= policy.batch_items_bound).all()
     assert (batches.num_parts <= policy.batch_parts_max).all()
     for slot in range(result.num_workers):
         mine = batches.slot == slot
@@ -98,10 +124,13 @@ def check_devices(result: RunResult, policy: PolicyConfig) -> None:
     item_ns=st.integers(0, 30),
 )
 def test_a_simulated_run(schedule, policy, num_workers, failing, item_ns):
-    scorer = Scorer(failing)
+    scorer, steps = Scorer(failing), RingJournal(10_000)
+    fleet = fleet_for(policy, num_workers)
     result = simulate(
         schedule,
         policy,
+        fleet=fleet,
+        journal=steps,
         num_workers=num_workers,
         service_time_ns=lambda batch, busy: 5 + item_ns * batch.num_items,
         run_batch=scorer.run_batch,
@@ -109,6 +138,8 @@ def test_a_simulated_run(schedule, policy, num_workers, failing, item_ns):
     )
     check_accounts(schedule, scorer, result)
     check_devices(result, policy)
+    again = replay(steps.entries, build_scheduler(policy, fleet))
+    assert again == [[started, rejected] for _, _, started, rejected in steps.entries]
     answered = result.queries.outcome == QueryOutcome.ANSWERED
     # Little's law, where nothing failed on the way
     if answered.all():
@@ -117,13 +148,14 @@ def test_a_simulated_run(schedule, policy, num_workers, failing, item_ns):
 
 
 @PROFILE
-@given(schedule=schedules(), policy=policies(), num_workers=st.integers(1, 4))
+@given(schedule=schedules(), policy=policies(EAGER_POLICIES), num_workers=st.integers(1, 4))
 def test_no_query_waits_past_the_delay_limit_while_a_worker_is_free(schedule, policy, num_workers):
     result = simulate(
         schedule,
         policy,
         num_workers=num_workers,
         service_time_ns=lambda batch, busy: 20 + 7 * batch.num_items,
+        fleet=fleet_for(policy, num_workers),
     )
     queries, batches = result.queries, result.batches
     for due_ns, started_ns in zip(queries.scheduled_ns, queries.started_ns, strict=True):
@@ -131,6 +163,44 @@ def test_no_query_waits_past_the_delay_limit_while_a_worker_is_free(schedule, po
         if started_ns > limit_ns:
             # From its limit to its start, every worker was on a batch.
             assert result.busy_fraction(limit_ns, started_ns) == 1.0, (batches, due_ns)
+
+
+@PROFILE
+@given(
+    schedule=schedules(),
+    limit_ns=st.integers(1, 500),
+    num_workers=st.integers(1, 4),
+    item_ns=st.integers(0, 30),
+)
+def test_slack_lets_no_query_wait_for_later_ones_beyond_its_patience(
+    schedule, limit_ns, num_workers, item_ns
+):
+    policy = PolicyConfig(policy="slack", batch_items_max=40, sla=SLA(95.0, limit_ns))
+    steps = RingJournal(10_000)
+    simulate(
+        schedule,
+        policy,
+        num_workers=num_workers,
+        service_time_ns=lambda batch, busy: 5 + item_ns * batch.num_items,
+        fleet=line_fleet(num_workers, fixed_ns=20.0, item_ns=7.0),
+        journal=steps,
+    )
+    unstarted: dict[int, int] = {}
+    for now_ns, (kind, *fields), started, _ in steps.entries:
+        if kind == "query":
+            unstarted[fields[0]] = fields[4]
+        for _, _, parts in started:
+            impatient = [
+                query_id
+                for query_id in unstarted
+                if now_ns - schedule[query_id].scheduled_ns > LOST_WAIT_FACTOR * limit_ns
+            ]
+            leader = schedule[parts[0][0]]
+            assert all(leader.scheduled_ns <= schedule[it].scheduled_ns for it in impatient)
+            for query_id, _, num_items in parts:
+                unstarted[query_id] -= num_items
+                if not unstarted[query_id]:
+                    del unstarted[query_id]
 
 
 @LIVE_PROFILE
@@ -146,6 +216,7 @@ def test_a_live_run(schedule, policy, num_workers, failing):
         schedule,
         policy,
         num_workers=num_workers,
+        fleet=fleet_for(policy, num_workers),
         run_batch=scorer.run_batch,
         on_answer=scorer.on_answer,
         config=LiveConfig(pin=False),

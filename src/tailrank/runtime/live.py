@@ -137,7 +137,7 @@ def run_live(
         executor=pool,
         clock=run_clock,
         num_workers=num_workers,
-        batch_items_max=policy.batch_items_max,
+        batch_items_max=policy.batch_items_bound,
         recorder=recorder,
         journal=journal,
         on_answer=on_answer,

@@ -134,7 +134,7 @@ def simulate(
         executor=executor,
         clock=clock,
         num_workers=num_workers,
-        batch_items_max=policy.batch_items_max,
+        batch_items_max=policy.batch_items_bound,
         recorder=recorder,
         journal=journal,
         on_answer=on_answer,

@@ -9,8 +9,11 @@ from tailrank.core.errors import ConfigError, one_of
 from tailrank.core.fleet import Fleet
 from tailrank.core.sla import SLA
 from tailrank.scheduling.coalescing import CoalescingScheduler
+from tailrank.scheduling.deeprecsched import DeepRecSchedScheduler
 from tailrank.scheduling.divided import DividedScheduler, Section
+from tailrank.scheduling.kairos import KairosScheduler
 from tailrank.scheduling.scheduler import Scheduler
+from tailrank.scheduling.slack import SlackScheduler
 from tailrank.scheduling.static import StaticScheduler
 
 
@@ -20,7 +23,7 @@ class PolicyConfig:
 
     Args:
         policy: a name in `POLICIES`.
-        batch_items_max: most items of a batch, >= 1.
+        batch_items_max: most items of a batch, >= 1; of a query that is offloaded, none.
         batch_parts_max: most parts of a batch, >= 1. Each part brings its user's work, so that the
             price of a batch grows with them; the service-time table must have measured as many.
         delay_max_ns: longest wait for company while a worker is free, >= 0; 0 under `static`,
@@ -61,10 +64,19 @@ class PolicyConfig:
             value = getattr(self, name)
             if value != default and name not in POLICIES[self.policy].settings:
                 raise ConfigError(name, value, f"{default}: `{self.policy}` has no such setting")
+        if POLICIES[self.policy].needs_sla and self.sla is None:
+            raise ConfigError("sla", None, f"the percentile and limit that `{self.policy}` keeps")
         if self.policy == "divided" and not self.divisions:
             raise ConfigError(
                 "divisions", None, "who has which workers; `divided` is for several models"
             )
+
+    @property
+    def batch_items_bound(self) -> int:
+        """Most items of a batch on any worker: an offloaded query is one batch, however large."""
+        offloads = self.offload_threshold_items is not None
+        own = self.queue_items_max if offloads else self.batch_items_max
+        return max([own, *(part.policy.batch_items_bound for part in self.divisions)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +121,12 @@ class Policy:
     Args:
         build: from its settings and the fleet, if there is one.
         settings: names of those in `_OWN_SETTINGS` that it has.
+        needs_sla: whether it decides by deadlines.
     """
 
     build: Callable[[PolicyConfig, Fleet | None], Scheduler]
     settings: frozenset[str] = frozenset()
+    needs_sla: bool = False
 
 
 def _static(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
@@ -139,9 +153,50 @@ def _divided(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
     )
 
 
+def _slack(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
+    assert config.sla is not None, "checked by PolicyConfig"
+    return SlackScheduler(
+        batch_items_max=config.batch_items_max,
+        batch_parts_max=config.batch_parts_max,
+        queue_items_max=config.queue_items_max,
+        sla=config.sla,
+        fleet=_needed(fleet, config),
+        reject_lost=config.reject_lost,
+    )
+
+
+def _needed(fleet: Fleet | None, config: PolicyConfig) -> Fleet:
+    if fleet is None:
+        allowed = f"workers and service-time tables, by which `{config.policy}` predicts"
+        raise ConfigError("fleet", None, allowed)
+    return fleet
+
+
+def _deeprecsched(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
+    return DeepRecSchedScheduler(
+        batch_items_max=config.batch_items_max,
+        queue_items_max=config.queue_items_max,
+        offload_threshold_items=config.offload_threshold_items,
+        devices=None if fleet is None else fleet.devices,
+    )
+
+
+def _kairos(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
+    assert config.sla is not None, "checked by PolicyConfig"
+    return KairosScheduler(
+        batch_items_max=config.batch_items_max,
+        queue_items_max=config.queue_items_max,
+        sla=config.sla,
+        fleet=_needed(fleet, config),
+    )
+
+
 POLICIES: dict[str, Policy] = {
     "static": Policy(_static),
     "coalescing": Policy(_coalescing, frozenset({"delay_max_ns"})),
+    "deeprecsched": Policy(_deeprecsched, frozenset({"offload_threshold_items"})),
+    "kairos": Policy(_kairos, frozenset({"sla"}), needs_sla=True),
+    "slack": Policy(_slack, frozenset({"sla", "reject_lost"}), needs_sla=True),
     "divided": Policy(_divided, frozenset({"divisions"})),
 }
 
