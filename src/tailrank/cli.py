@@ -26,6 +26,7 @@ VERBS = (
     "export",
     "profile",
     "tune",
+    "colocate",
     "simulate",
     "mlperf",
     "report",

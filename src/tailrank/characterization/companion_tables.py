@@ -15,6 +15,7 @@ import numpy as np
 from tailrank.characterization.colocation import MEAN_DRAWS, JointLoadConfig, Tenant
 from tailrank.characterization.load_test import measure_profile
 from tailrank.characterization.service_time import NUM_ITEMS_GRID, ProfileConfig
+from tailrank.core.errors import RequestError
 from tailrank.core.fleet import CPU, Fleet
 from tailrank.core.query import Batch, BatchPart, Query
 from tailrank.core.service_time import ServiceTimeTable
@@ -99,9 +100,12 @@ def measure_tenants(
                 on_progress(finished, f"{name}: {remark}")
 
             profile = _profile_config(tenant, config, budget_s / (2 * len(tenants)))
-            measured.append(
-                measure_profile(tenant.target, profile, advance, announce, beside=beside)
-            )
+            try:
+                table = measure_profile(tenant.target, profile, advance, announce, beside=beside)
+            except RequestError as error:
+                each = f"{error.reason} for each of {2 * len(tenants)} tables"
+                raise RequestError(error.field, each) from None
+            measured.append(table)
     names = [tenant.name for tenant in tenants]
     pairs = zip(names, measured[::2], measured[1::2], strict=True)
     return {name: TenantTables(own, beside) for name, own, beside in pairs}
