@@ -10,10 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from tailrank.core.errors import ConfigError
+from tailrank.core.fleet import CPU
 from tailrank.core.query import NOTHING, Batch, BatchPart, Decision, Outcome, Query, Rejection
-
-HOST = "cpu"
-"""The device of workers that are cores; every other one is an accelerator."""
 
 
 class DeepRecSchedScheduler:
@@ -42,11 +40,11 @@ class DeepRecSchedScheduler:
         offload_threshold_items: int | None,
         devices: Sequence[str] | None,
     ) -> None:
-        given = set(devices or (HOST,))
-        if offload_threshold_items is not None and given == {HOST}:
+        given = set(devices or (CPU,))
+        if offload_threshold_items is not None and given == {CPU}:
             allowed = "None: no worker is an accelerator"
             raise ConfigError("offload_threshold_items", offload_threshold_items, allowed)
-        if HOST not in given and offload_threshold_items != 1:
+        if CPU not in given and offload_threshold_items != 1:
             allowed = "1: no worker is a core, so that every query has to be offloaded"
             raise ConfigError("offload_threshold_items", offload_threshold_items, allowed)
         self._batch_items_max = batch_items_max
@@ -101,7 +99,7 @@ class DeepRecSchedScheduler:
         return None
 
     def _is_accelerator(self, slot: int) -> bool:
-        return self._devices is not None and self._devices[slot] != HOST
+        return self._devices is not None and self._devices[slot] != CPU
 
     def _start(self, accelerator: bool) -> Decision:
         queue, free_slots = self._queues[accelerator], self._free_slots[accelerator]

@@ -82,6 +82,28 @@ def test_each_slot_has_the_ranker_of_its_device(target: Target) -> None:
         both.run_batch_on(("eager", "cuda"))
 
 
+def test_large_queries_are_offloaded_for_real(target: Target) -> None:
+    """A CPU ranker stands in for the accelerator: what is tested is who gets which query."""
+    called: list[int] = []
+
+    class Host(EagerRanker):
+        device = "cpu"
+
+    both = other_device(target, called)
+    assert isinstance(target.ranker, EagerRanker)
+    both = replace(both, ranker=Host(target.ranker.model))
+    one = ServiceTimeTable("any", dict.fromkeys(AXES, (1.0,)), np.ones((1, 1, 1, 1)), np.ones(1))
+    fleet = Fleet(("cpu", "standin"), {("", device): one for device in ("cpu", "standin")})
+    workload = WorkloadConfig(sizes="normal:60,20")
+    config = replace(CONFIG, workload=workload, num_workers=2)
+    policy = PolicyConfig(policy="deeprecsched", batch_items_max=16, offload_threshold_items=64)
+    _, run = LoadTest(config, both, fleet).live(policy, 1000.0)
+    sizes = run.queries.num_items
+    assert sorted(called) == sorted(sizes[sizes >= 64]), "whole, and no others"
+    assert run.batches.num_items[run.batches.slot == 0].max() == 16
+    assert (run.queries.done_ns > 0).all()
+
+
 def test_a_fleet_is_profiled_device_by_device(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
