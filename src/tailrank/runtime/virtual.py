@@ -23,8 +23,7 @@ from tailrank.runtime.record import Recorder, RunResult
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler
 
 ServiceTime = Callable[[Batch, int], int]
-"""Service time in ns of a batch that starts when this many workers of its device are busy, itself
-included."""
+"""Service time in ns of a batch while this many workers of its device are busy, itself included."""
 
 _STREAM = 0x5E2C
 _NUM_DRAWS = 4096
@@ -43,6 +42,8 @@ class TableServiceTime:
         self._measured = measured
         self._rng = np.random.default_rng([_STREAM, seed])
         self._ratios: dict[int, list[float]] = {}  # by id of the table
+        # by slot, of its latest batch: the table, (parts, items, ids), and the median it goes by
+        self._running: dict[int, tuple[ServiceTimeTable, tuple[int, int, int], int]] = {}
 
     def __call__(self, batch: Batch, busy_workers: int) -> int:
         """The service time of this batch, this time.
@@ -50,22 +51,41 @@ class TableServiceTime:
         Raises:
             OutsideProfile: nobody measured such a batch.
         """
+        parts = batch.parts
         table = self._measured
         if isinstance(table, Fleet):
-            table = table.table(batch.parts[0].query.model, batch.slot)
-        median_ns = table.lookup_ns(len(batch.parts), batch.num_items, batch.num_ids, busy_workers)
+            table = table.table(parts[0].query.model, batch.slot)
+        shape = len(parts), batch.num_items, batch.num_ids
+        median_ns = table.lookup_ns(*shape, busy_workers)
+        self._running[batch.slot] = table, shape, median_ns
         ratios = self._ratios.get(id(table))
         if not ratios:
             ratios = self._ratios[id(table)] = self._rng.choice(table.spread, _NUM_DRAWS).tolist()
         return round(median_ns * ratios.pop())
 
+    def slowdown(self, slot: int, busy_workers: int) -> float:
+        """Factor on the rest of the slot's batch, now that as many workers of its device are busy.
+
+        Raises:
+            OutsideProfile: nobody measured such a batch beside as many.
+        """
+        table, shape, before_ns = self._running[slot]
+        median_ns = table.lookup_ns(*shape, busy_workers)
+        self._running[slot] = table, shape, median_ns
+        return median_ns / before_ns if before_ns else 1.0
+
 
 class VirtualExecutor:
     """Ends each batch after its service time.
 
+    Where service times come from measured tables, the rest of a batch takes longer or shorter as
+    soon as a worker of its device becomes busy or idle, by the ratio of the medians; otherwise the
+    number of busy workers at its start decides.
+
     Args:
         clock: the simulation's.
         service_time_ns: how long a batch takes.
+        num_workers: worker slots.
         devices: the device of each slot, where they differ; None where all are one.
     """
 
@@ -73,22 +93,52 @@ class VirtualExecutor:
         self,
         clock: ManualClock,
         service_time_ns: ServiceTime,
+        num_workers: int,
         devices: Sequence[str] | None = None,
     ) -> None:
         self._clock = clock
         self._service_time_ns = service_time_ns
-        self._devices = devices
+        self._contention = (
+            service_time_ns if isinstance(service_time_ns, TableServiceTime) else None
+        )
+        names = sorted(set(devices or ()))
+        self._device = [names.index(name) for name in devices] if devices else [0] * num_workers
+        self.busy = [0] * max(1, len(names))  # workers by device
+        # Those that `running` was last timed with; the same list where nothing is timed anew.
+        self.settled = self.busy if self._contention is None else list(self.busy)
+        self._timed_with = [0] * num_workers  # busy workers that each slot's batch was timed with
         # (end, batch id, batch): the id breaks ties in order of start
         self.running: list[tuple[int, int, Batch]] = []
 
     def submit(self, batch: Batch) -> None:
         """Put the batch's end on the calendar."""
-        busy_workers = len(self.running) + 1
-        if (devices := self._devices) is not None:
-            beside = [other for *_, other in self.running]
-            busy_workers = 1 + sum(devices[it.slot] == devices[batch.slot] for it in beside)
-        service_ns = self._service_time_ns(batch, busy_workers)
-        heapq.heappush(self.running, (self._clock.now_ns() + service_ns, batch.batch_id, batch))
+        slot = batch.slot
+        device = self._device[slot]
+        self.busy[device] = self._timed_with[slot] = busy_workers = self.busy[device] + 1
+        end_ns = self._clock.now_ns() + self._service_time_ns(batch, busy_workers)
+        heapq.heappush(self.running, (end_ns, batch.batch_id, batch))
+
+    def finish(self) -> Batch:
+        """Take the batch that ends first off the calendar."""
+        batch = heapq.heappop(self.running)[2]
+        self.busy[self._device[batch.slot]] -= 1
+        return batch
+
+    def settle(self) -> None:
+        """Time the rest of what is running for the workers that are busy now."""
+        assert self._contention is not None, "without contention nothing needs settling"
+        busy, slowdown, timed_with = self.busy, self._contention.slowdown, self._timed_with
+        self.settled[:] = busy
+        now_ns, running = self._clock.now_ns(), self.running
+        for position, (end_ns, batch_id, batch) in enumerate(running):
+            slot = batch.slot
+            now_busy = busy[self._device[slot]]
+            if timed_with[slot] != now_busy:
+                timed_with[slot] = now_busy
+                rest_ns = round((end_ns - now_ns) * slowdown(slot, now_busy))
+                running[position] = (now_ns + rest_ns, batch_id, batch)
+        if len(running) > 1:
+            heapq.heapify(running)
 
 
 def simulate(
@@ -127,7 +177,7 @@ def simulate(
     check_schedule(schedule)
     clock = ManualClock()
     devices = fleet.devices if fleet is not None and len(set(fleet.devices)) > 1 else None
-    executor = VirtualExecutor(clock, service_time_ns, devices)
+    executor = VirtualExecutor(clock, service_time_ns, num_workers, devices)
     recorder = Recorder()
     loop = Loop(
         scheduler=build_scheduler(policy, fleet),
@@ -141,9 +191,12 @@ def simulate(
     )
     loop.step(WorkersFree(tuple(range(num_workers))))
     running, step, succeeded = executor.running, loop.step, Outcome.OK
+    busy, settled = executor.busy, executor.settled
     inbox = iter(schedule)
     query = next(inbox, None)
     while True:
+        if busy != settled:
+            executor.settle()
         due_ns = query.scheduled_ns if query is not None else _NEVER
         done_ns = running[0][0] if running else _NEVER
         deadline_ns = loop.next_deadline_ns
@@ -152,7 +205,7 @@ def simulate(
             step(TimerFired())
         elif running and done_ns <= due_ns:
             clock.advance_to(done_ns)
-            batch = heapq.heappop(running)[2]
+            batch = executor.finish()
             step(BatchDone(batch, succeeded) if run_batch is None else perform(run_batch, batch))
         elif query is not None:
             clock.advance_to(due_ns)

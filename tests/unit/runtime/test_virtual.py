@@ -172,8 +172,38 @@ def test_each_worker_takes_its_devices_times_beside_its_own_devices_workers():
         service_time_ns=TableServiceTime(fleet, seed=0),
         fleet=fleet,
     )
-    # The last slot is taken first; the second core has one beside it, the accelerator none.
-    assert result.latency_ns.tolist() == [1000.0, 1500.0, 10.0]
+    # The last slot is taken first; each core has one beside it, the accelerator none.
+    assert result.latency_ns.tolist() == [1500.0, 1500.0, 10.0]
+
+
+def test_the_rest_of_a_batch_takes_longer_while_another_worker_is_busy():
+    """Alone 1000 ns, beside another 1500: work is done at two thirds of the speed."""
+    table = make_table([1.0])
+    table.median_ns[..., 1] = 1500.0
+    result = simulate(
+        make_queries((0, 1), (400, 1), (5000, 1)),
+        STATIC,
+        num_workers=2,
+        service_time_ns=TableServiceTime(table, seed=0),
+    )
+    # The first has 600 of its 1000 ns left when the second comes, which take 900. The second has
+    # then 600 of its 1500 left, and is alone for what takes 400.
+    assert result.latency_ns.tolist() == [1300.0, 1300.0, 1000.0]
+
+
+def test_a_worker_of_another_device_slows_nobody_down():
+    tables = {("", device): make_table([1.0]) for device in ("cpu", "cuda")}
+    for table in tables.values():
+        table.median_ns[..., 1] = 9999.0
+    fleet = Fleet(("cuda", "cpu"), tables)
+    result = simulate(
+        make_queries((0, 1), (400, 1)),
+        STATIC,
+        num_workers=2,
+        service_time_ns=TableServiceTime(fleet, seed=0),
+        fleet=fleet,
+    )
+    assert result.latency_ns.tolist() == [1000.0, 1000.0]
 
 
 def test_a_fleet_of_other_slots_is_refused():
