@@ -25,6 +25,7 @@ from tailrank.core.fleet import Fleet
 from tailrank.core.latency import LatencySummary
 from tailrank.core.query import Batch
 from tailrank.core.service_time import AXES, ServiceTimeTable
+from tailrank.core.sla import SLA
 from tailrank.reporting.result import Result, to_json, write_result
 from tailrank.runtime.live import LiveConfig, available_workers, run_live
 from tailrank.runtime.virtual import TableServiceTime, simulate
@@ -43,6 +44,7 @@ IDS_PER_ITEM = 80
 SIMULATED = {
     "static": PolicyConfig(policy="static", batch_items_max=256),
     "coalescing": PolicyConfig(policy="coalescing", batch_items_max=256, delay_max_ns=1_000_000),
+    "slack": PolicyConfig(policy="slack", batch_items_max=256, sla=SLA.parse("p95=10ms")),
 }
 
 
