@@ -1,0 +1,326 @@
+"""What the policies hold: baseline, best static batch and slack, simulated and live.
+
+Simulated: eight presets x {production, mlperf} x SLA {the paper's p95, a tenth of it, three times
+the mean query on one worker}, from service-time tables that this run measures, or that lie in
+`--profiles`. Live: six of these cells, the best static batch twice; a search held against the best;
+a journal that is replayed; a ranker that stalls; RMC1 with `normal:128,16`.
+
+    python benchmarks/bench_policies.py [--quick] [--json PATH] [--only simulated|live]
+        [--profiles DIR] [--journal SECONDS]
+
+Beside PATH it writes PATH's page, as `policies_report.py PATH` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from inference_operators import SCALES
+from policies_report import lines_of
+from policy_cells import SIZES, SLA_CLASSES, Cell, CellFound, simulate_cell
+from policy_live import CASES, LiveSettings, measure_target
+from tailrank.characterization.load_test import measure_profile
+from tailrank.characterization.service_time import NUM_ITEMS_GRID, NUM_PARTS_GRID, ProfileConfig
+from tailrank.characterization.target import PRESET_PREFIX, Target, TargetConfig, open_target
+from tailrank.core.errors import ConfigError, TailrankError
+from tailrank.core.files import replace_text
+from tailrank.core.measurement import Validity
+from tailrank.core.service_time import ServiceTimeTable
+from tailrank.models.presets import load_preset
+from tailrank.reporting.result import Result, to_json, write_result
+
+WORKERS = 2
+# Of RMC1 as much as its goal is stated for; the others as in the inference benchmark.
+PRESET_SCALES = {**SCALES, "dlrm-rmc1": 0.25}
+QUICK_PRESETS = ("ncf", "dlrm-rmc1")
+# Other work on the machine makes live figures and tables worth little.
+_LOAD_AVERAGE_MAX = 1.0
+_LIVE = LiveSettings(num_workers=WORKERS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much is measured.
+
+    Args:
+        presets: which.
+        sizes: of the simulated cells.
+        num_queries: of a simulated run; p99 of 8,000, less a tenth to warm up, is decided by the
+            slowest 72.
+        profile_s: for each preset's table.
+        num_items: batch sizes of the tables.
+        num_parts: parts of a batch in the tables.
+        shrink: factor on the presets' rows.
+        only: `simulated`, `live`, or None for both.
+        live: how long is served.
+    """
+
+    presets: tuple[str, ...] = tuple(PRESET_SCALES)
+    sizes: tuple[str, ...] = SIZES
+    num_queries: int = 8_000
+    profile_s: float = 12.0
+    num_items: tuple[int, ...] = NUM_ITEMS_GRID
+    num_parts: tuple[int, ...] = NUM_PARTS_GRID
+    shrink: float = 1.0
+    only: str | None = None
+    live: LiveSettings = _LIVE
+
+    def scale(self, preset: str) -> float:
+        """Factor on the rows of a preset."""
+        return PRESET_SCALES[preset] * self.shrink
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those to simulate."""
+        return [
+            Cell(preset, sizes, sla_class)
+            for preset in self.presets
+            for sizes in self.sizes
+            for sla_class in SLA_CLASSES
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=("simulated", "live"))
+    parser.add_argument("--profiles", type=Path, help="keep tables here, and take those there are")
+    parser.add_argument("--journal", type=float, help="seconds of the journalled run")
+    arguments = parser.parse_args()
+    settings = replace(Settings(), only=arguments.only)
+    if arguments.quick:
+        settings = quick(settings)
+    if arguments.journal:
+        settings = replace(settings, live=replace(settings.live, journal_s=arguments.journal))
+    try:
+        result = measure(settings, arguments.profiles)
+    except TailrankError as error:
+        sys.exit(f"error: {error}")
+    if arguments.json:
+        write_result(arguments.json, result)
+        page = lines_of(result, arguments.json)
+        replace_text(arguments.json.with_suffix(".md"), "\n".join(page) + "\n")
+    print(to_json(result))
+
+
+def quick(settings: Settings) -> Settings:
+    """Two presets, short runs: under a minute on 2 cores, and no figure worth quoting."""
+    live = replace(settings.live, run_s=0.4, search_s=2.0, journal_s=2.0, stall_s=2.0)
+    return replace(
+        settings,
+        presets=QUICK_PRESETS,
+        sizes=("production",),
+        num_queries=1500,
+        profile_s=6.0,
+        num_items=(1, 16, 128, 1000),
+        num_parts=(1, 8),
+        shrink=0.1,
+        live=live,
+    )
+
+
+def measure(settings: Settings, profiles: Path | None) -> Result:
+    """Everything, as a result."""
+    load_average = os.getloadavg()
+    seconds: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+    reasons: list[str] = []
+    tables: dict[str, ServiceTimeTable] = {}
+    for preset in settings.presets:
+        with stage(seconds, f"{preset}: profile"):
+            target, tables[preset] = open_and_profile(preset, settings, profiles)
+        if target is not None and settings.only != "simulated":
+            with stage(seconds, f"{preset}: live"):
+                found = measure_target(preset, target, tables[preset], settings.live, say)
+            metrics |= found.metrics
+            reasons += found.reasons
+        del target  # its tables, before the next ones
+    cells: list[CellFound] = []
+    if settings.only != "live":
+        with stage(seconds, "simulate"):
+            cells = simulate_all(settings, tables)
+    metrics = summary(cells, metrics) | metrics
+    if load_average[0] > _LOAD_AVERAGE_MAX:
+        reasons.insert(0, f"busy: load average {load_average[0]:.1f} before the run")
+    return Result(
+        command="bench_policies",
+        config={
+            "settings": settings,
+            "scales": {preset: settings.scale(preset) for preset in settings.presets},
+            "tables": {preset: table.device for preset, table in tables.items()},
+            "load_average_before": load_average,
+            "seconds": seconds,
+            "cells": [cell_record(found) for found in cells],
+        },
+        seed=0,
+        metrics=metrics,
+        validity=Validity(tuple(reasons)),
+    )
+
+
+@contextmanager
+def stage(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Keep and tell how long a stage took."""
+    started_s = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - started_s, 1)
+    say(f"{name}: {seconds[name]:.0f} s")
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_and_profile(
+    preset: str, settings: Settings, profiles: Path | None
+) -> tuple[Target | None, ServiceTimeTable]:
+    """A preset, where it is served or not yet profiled, and its service times.
+
+    Raises:
+        ConfigError: the table that lies there is of other rows.
+    """
+    path = None if profiles is None else profiles / f"{preset}.json"
+    table = ServiceTimeTable.load(path) if path is not None and path.exists() else None
+    scale = settings.scale(preset)
+    if table is not None:
+        rows = sum(each.num_embeddings for each in load_preset(preset, scale=scale).spec.tables)
+        if f" {preset} rows={rows} " not in table.device:
+            raise ConfigError("--profiles", table.device, f"a table of {preset} with {rows} rows")
+    served = settings.only != "simulated" and any(case.preset == preset for case in CASES)
+    if table is not None and not served:
+        return None, table
+    target = open_target(TargetConfig(target=f"{PRESET_PREFIX}{preset}", scale=scale), say)
+    if table is None:
+        config = ProfileConfig(
+            num_items=settings.num_items,
+            num_parts=settings.num_parts,
+            num_workers=WORKERS,
+            budget_s=settings.profile_s,
+        )
+        table = measure_profile(target, config, lambda fraction, remark: None, say)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table.save(path)
+    return target, table
+
+
+def simulate_all(settings: Settings, tables: dict[str, ServiceTimeTable]) -> list[CellFound]:
+    """All cells, a process for each core; those with a search first, for they take longest."""
+    cells = sorted(settings.cells, key=lambda cell: cell not in CASES)
+    found: dict[Cell, CellFound] = {}
+    # Forked children would inherit locks that torch's threads hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        jobs = [
+            pool.submit(
+                simulate_cell,
+                cell,
+                tables[cell.preset],
+                WORKERS,
+                settings.num_queries,
+                cell in CASES,
+            )
+            for cell in cells
+        ]
+        for job in as_completed(jobs):
+            one = job.result()
+            found[one.cell] = one
+            say(
+                f"[{len(found)}/{len(cells)}] {one.cell.name}: baseline {one.baseline_qps:,.0f}, "
+                f"static {one.static_qps:,.0f} (batch {one.static_batch}), "
+                f"slack {one.slack_qps:,.0f} queries/s"
+            )
+    return [found[cell] for cell in settings.cells]
+
+
+def cell_record(found: CellFound) -> dict[str, object]:
+    """What the page needs of a cell."""
+    return {
+        "name": found.cell.name,
+        "sla_ms": found.sla_ms,
+        "baseline_qps": found.baseline_qps,
+        "static_qps": found.static_qps,
+        "static_batch_items_max": found.static_batch,
+        "slack_qps": found.slack_qps,
+        "search_over_oracle": found.search_over_oracle,
+        "search_cpu_s": found.search_s,
+    }
+
+
+def summary(cells: Sequence[CellFound], live: dict[str, float]) -> dict[str, float]:
+    """The figures over all cells and cases.
+
+    A ratio is of cells where both hold a load; how many there are not is told beside it.
+    """
+    metrics: dict[str, float] = {}
+    ratios = {found.cell: found.slack_qps / found.static_qps for found in cells if found.static_qps}
+    for sla_class in SLA_CLASSES:
+        own = [ratio for cell, ratio in ratios.items() if cell.sla_class == sla_class]
+        if own:
+            name = f"slack_over_static_oracle.{sla_class}"
+            metrics[f"{name}.geomean"] = statistics.geometric_mean(own) if min(own) else 0.0
+            metrics[f"{name}.min"] = min(own)
+    if ratios:
+        metrics["slack_over_static_oracle.min"] = min(ratios.values())
+        metrics["num_cells"] = len(ratios)
+        metrics["num_cells_without_static"] = len(cells) - len(ratios)
+    tuned = [
+        max(found.static_qps, found.slack_qps) / found.baseline_qps
+        for found in cells
+        if found.baseline_qps
+    ]
+    if tuned:
+        metrics["tuned_over_baseline.geomean"] = statistics.geometric_mean(tuned)
+        metrics["num_cells_without_baseline"] = len(cells) - len(tuned)
+    metrics |= {f"slack_over_static_oracle.{cell.name}": it for cell, it in ratios.items()}
+    searched = {found.cell.name: found.search_over_oracle for found in cells}
+    searches = {
+        f"search_over_oracle.{name}": ratio for name, ratio in searched.items() if ratio is not None
+    }
+    metrics |= searches
+    every = [*searches.values(), *(v for k, v in live.items() if k == "search_over_oracle.live")]
+    if every:
+        metrics["search_over_oracle.min"] = min(every)
+    return metrics | speeds(cells) | extremes(live)
+
+
+def speeds(cells: Sequence[CellFound]) -> dict[str, float]:
+    """Events per second of CPU time, over all cells; the plain metric is the slower policy's."""
+    num_events: Counter[str] = Counter()
+    cpu_s: Counter[str] = Counter()
+    for found in cells:
+        num_events.update(found.num_events)
+        for policy, spent_s in found.cpu_s.items():
+            cpu_s[policy] += spent_s
+    rates = {f"simulated_events_per_s.{it}": num_events[it] / cpu_s[it] for it in num_events}
+    return rates | ({"simulated_events_per_s": min(rates.values())} if rates else {})
+
+
+def extremes(live: dict[str, float]) -> dict[str, float]:
+    """The largest difference over the cases."""
+    cases = [case.name for case in CASES]
+    metrics = {}
+    for name in ("simulation_error_fraction", "aa_spread_fraction"):
+        values = [live[f"{name}.{case}"] for case in cases if f"{name}.{case}" in live]
+        if values:
+            metrics[f"{name}.max"] = max(values)
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""The live half of `bench_policies.py`: what was simulated, served on this host.
+
+Capacities are compared and not percentiles at one load: near its capacity a policy's p95 climbs
+tenfold within a few percent of load, so that a percentile says more of the host's last percent of
+speed than of the simulation. Simulated and live runs have the same queries and the same length, and
+begin their searches at the same load.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from policy_cells import (
+    Cell,
+    Simulation,
+    baseline_policy,
+    best_static,
+    judge_seen,
+    policy_of,
+    search,
+    sla_of,
+    slack_policy,
+    workload_of,
+)
+from tailrank.characterization.load_test import LoadTest, LoadTestConfig
+from tailrank.characterization.target import Target, initialise_worker
+from tailrank.core.latency import LatencySummary
+from tailrank.core.measurement import Measurement
+from tailrank.core.query import Batch
+from tailrank.core.service_time import ServiceTimeTable
+from tailrank.core.sla import SLA
+from tailrank.runtime.journal import FileJournal, load_journal, replay
+from tailrank.runtime.live import run_live
+from tailrank.runtime.ports import RunBatch
+from tailrank.scheduling.policies import PolicyConfig, build_scheduler
+from tailrank.tuning.capacity import verify_capacity
+from tailrank.tuning.verification import verify_best
+from tailrank.workload.schedule import draw_schedule
+
+# The six cases: presets that are bound by lookups, by products and by Python, at all three SLAs.
+CASES = (
+    Cell("dlrm-rmc1", "production", "tenth"),
+    Cell("dlrm-rmc2", "mlperf", "tight"),
+    Cell("dlrm-rmc3", "production", "tight"),
+    Cell("wide-and-deep", "mlperf", "paper"),
+    Cell("ncf", "production", "paper"),
+    Cell("din", "mlperf", "tight"),
+)
+# The one that is searched live, whose runs are journalled and stalled as well.
+MAIN_CASE = CASES[0]
+GOAL_SIZES, GOAL_SLA = "normal:128,16", SLA(95.0, 100_000_000)
+STALL_NS, STALL_EVERY_NS = 50_000_000, 1_000_000_000
+# Share of the capacity at which a run is journalled or stalled: busy, and not at the brink.
+_LOAD_SHARE = 0.7
+_NUM_PROBES_MAX = 8
+_TOLERANCE = 0.01
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSettings:
+    """How long is served.
+
+    Args:
+        num_workers: worker threads.
+        run_s: of one run.
+        search_s: of live load in the search that is held against the oracle.
+        journal_s: of the run that is journalled.
+        stall_s: of the run with a stalled ranker.
+    """
+
+    num_workers: int
+    run_s: float = 1.5
+    search_s: float = 25.0
+    journal_s: float = 60.0
+    stall_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFound:
+    """What a target has shown: metrics, and why some should not be believed."""
+
+    metrics: dict[str, float]
+    reasons: tuple[str, ...]
+
+
+class LiveCase:
+    """A cell, simulated and served.
+
+    Args:
+        cell: which; its sizes and SLA may be replaced by the goal's.
+        target: the loaded preset.
+        table: its service times, measured just before.
+        settings: how long is served.
+        goal: whether sizes and SLA are those of the goal.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        target: Target,
+        table: ServiceTimeTable,
+        settings: LiveSettings,
+        *,
+        goal: bool = False,
+    ) -> None:
+        cell = replace(cell, sizes=GOAL_SIZES) if goal else cell
+        self.sla = GOAL_SLA if goal else sla_of(cell, table)
+        config = LoadTestConfig(
+            workload=workload_of(cell, target.ids_per_item),
+            sla=self.sla,
+            num_workers=settings.num_workers,
+            seconds=settings.run_s,
+        )
+        self.target, self.settings = target, settings
+        self.simulation = Simulation(config, table)
+        self._load = LoadTest(config, target, self.simulation.fleet)
+        self.served_s = 0.0
+        self.reasons: set[str] = set()
+
+    def serve(self, policy: PolicyConfig, qps: float) -> Measurement:
+        """A live run."""
+        started_s = time.monotonic()
+        measurement, _ = self._load.live(policy, qps)
+        self.served_s += time.monotonic() - started_s
+        return measurement
+
+    def live(self, policy: PolicyConfig, near_qps: float) -> float:
+        """The live capacity, looked for near the simulated one for as long as so many runs last."""
+        run_s = self.simulation.config.num_queries(near_qps) / near_qps
+        until_s = time.monotonic() + _NUM_PROBES_MAX * run_s
+        found = verify_capacity(
+            self.serve,
+            policy,
+            self.sla,
+            expected_qps=near_qps,
+            step=1.04,
+            tolerance=_TOLERANCE,
+            num_probes_max=_NUM_PROBES_MAX,
+            judge=judge_seen,
+            seconds_left=lambda: until_s - time.monotonic(),
+        )
+        # Too short to be certain is no fault here: simulated and live runs have the same queries.
+        self.reasons.update(it for it in found.invalid_reasons if not it.startswith("too_short"))
+        return found.capacity_qps
+
+    def policies(self) -> dict[str, tuple[PolicyConfig, float]]:
+        """Baseline, best static and slack, with what each holds in simulation."""
+        simulation, baseline = self.simulation, baseline_policy(self.settings.num_workers)
+        baseline_qps = simulation.capacity_qps(baseline)
+        static, static_qps = best_static(simulation, baseline, baseline_qps)
+        slack = slack_policy(self.sla)
+        return {
+            "baseline": (baseline, baseline_qps),
+            "static": (static, static_qps),
+            "slack": (slack, simulation.capacity_qps(slack, static_qps)),
+        }
+
+
+def measure_case(case: LiveCase, name: str, say: Say) -> dict[str, float]:
+    """Simulated and live capacities of three policies, and the best static one live once more."""
+    simulated = case.policies()
+    live: dict[str, float] = {}
+    for who in ("baseline", "static", "slack", "static_again"):
+        policy, qps = simulated[who.removesuffix("_again")]
+        if qps:
+            say(f"{name}: {who} near {qps:,.0f} queries/s")
+            live[who] = case.live(policy, qps)
+    metrics = {
+        f"live.{name}.sla_ms": case.sla.latency_ns / 1e6,
+        f"live.{name}.static_batch_items_max": simulated["static"][0].batch_items_max,
+        **{f"live.{name}.{who}_qps": qps for who, qps in live.items()},
+        **{f"live.{name}.{who}_simulated_qps": qps for who, (_, qps) in simulated.items()},
+    }
+    errors = {
+        who: difference(simulated[who.removesuffix("_again")][1], qps) for who, qps in live.items()
+    }
+    if errors:
+        # Both runs of the best static batch are as good; their mean is what it is worth.
+        errors["static"] = difference(
+            simulated["static"][1], (live["static"] + live["static_again"]) / 2
+        )
+        del errors["static_again"]
+        metrics[f"aa_spread_fraction.{name}"] = difference(live["static"], live["static_again"])
+        metrics |= {f"simulation_error_fraction.{name}.{who}": it for who, it in errors.items()}
+        metrics[f"simulation_error_fraction.{name}"] = max(errors.values())
+    return metrics
+
+
+def difference(value: float, other: float) -> float:
+    """Relative to the second; 1 where that is none."""
+    return abs(value / other - 1.0) if other else 1.0
+
+
+def measure_goal(case: LiveCase, say: Say) -> dict[str, float]:
+    """The live capacity of RMC1 with the better of the two policies."""
+    simulated = case.policies()
+    who = max(("static", "slack"), key=lambda it: simulated[it][1])
+    policy, qps = simulated[who]
+    say(f"goal: {who} near {qps:,.0f} queries/s")
+    return {
+        "rmc1_normal.capacity_qps": case.live(policy, qps),
+        "rmc1_normal.simulated_capacity_qps": qps,
+        "rmc1_normal.batch_items_max": policy.batch_items_max,
+    }
+
+
+def measure_search(case: LiveCase, oracle_qps: float, say: Say) -> dict[str, float]:
+    """Simulate all, verify the best live with so much live load, against the best known live."""
+    before_s, started_s = case.served_s, time.monotonic()
+    found = search(case.simulation)
+    searched_s = time.monotonic() - started_s
+    say(f"search: simulated in {searched_s:.0f} s, now live")
+    verified = verify_best(
+        lambda candidate, qps: case.serve(policy_of(candidate, case.sla), qps),
+        found.ranked,
+        case.sla,
+        judge=judge_seen,
+        seconds_left=lambda: case.settings.search_s - (case.served_s - before_s),
+    )
+    best = 0.0 if verified.best is None else verified.best.live.capacity_qps
+    return {
+        "search.live_capacity_qps": best,
+        "search.live_load_s": case.served_s - before_s,
+        "search.simulated_s": searched_s,
+        "search_over_oracle.live": best / oracle_qps if oracle_qps else 1.0,
+    }
+
+
+def measure_journal(case: LiveCase, qps: float, say: Say) -> dict[str, float]:
+    """A journalled live run of slack, told to a fresh scheduler."""
+    say(f"journal: {case.settings.journal_s:g} s at {qps:,.0f} queries/s")
+    policy, fleet = slack_policy(case.sla), case.simulation.fleet
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.jsonl"
+        with FileJournal(path, policy, fleet) as journal:
+            _serve(case, policy, qps, case.settings.journal_s, case.target.run_batch, journal)
+        policy, fleet_read, entries = load_journal(path)
+    decided = replay(entries, build_scheduler(policy, fleet_read))
+    different = sum(entry[2:] != now for entry, now in zip(entries, decided, strict=True))
+    return {"journal.num_steps": len(entries), "journal.num_steps_different": different}
+
+
+def measure_stall(case: LiveCase, qps: float, say: Say) -> dict[str, float]:
+    """p99 with a ranker that stands still for 50 ms each second, and without.
+
+    The schedule does not wait for the ranker: a query that is due in a stall waits for its end.
+    """
+    metrics = {}
+    for name, run_batch in (
+        ("unstalled", case.target.run_batch),
+        ("stalled", stalled(case.target.run_batch)),
+    ):
+        say(f"{name}: {case.settings.stall_s:g} s at {qps:,.0f} queries/s")
+        latency_ns = _serve(
+            case, slack_policy(case.sla), qps, case.settings.stall_s, run_batch, None
+        )
+        for percentile in (95, 99):
+            value_ns = latency_ns.percentile(float(percentile)).value
+            metrics[f"{name}.latency_ms_p{percentile}"] = value_ns / 1e6
+    return metrics
+
+
+def stalled(run_batch: RunBatch) -> RunBatch:
+    """The same ranker, but no batch begins in the first 50 ms of a second."""
+
+    def run(batch: Batch) -> Sequence[object]:
+        into_ns = time.monotonic_ns() % STALL_EVERY_NS
+        if into_ns < STALL_NS:
+            time.sleep((STALL_NS - into_ns) / 1e9)
+        return run_batch(batch)
+
+    return run
+
+
+def _serve(
+    case: LiveCase,
+    policy: PolicyConfig,
+    qps: float,
+    seconds: float,
+    run_batch: RunBatch,
+    journal: FileJournal | None,
+) -> LatencySummary:
+    """A live run of so many seconds."""
+    config = case.simulation.config
+    run = run_live(
+        draw_schedule(
+            config.workload,
+            qps=qps,
+            num_queries=max(100, round(qps * seconds)),
+            payload_for=case.target.pool.payload,
+        ),
+        policy,
+        num_workers=config.num_workers,
+        run_batch=run_batch,
+        initialise_worker=initialise_worker,
+        fleet=case.simulation.fleet,
+        journal=journal,
+    )
+    if run.first_error is not None:
+        raise run.first_error
+    return LatencySummary.of(run.latency_ns)
+
+
+def measure_target(
+    preset: str,
+    target: Target,
+    table: ServiceTimeTable,
+    settings: LiveSettings,
+    say: Say,
+) -> LiveFound:
+    """All that is served of one preset."""
+    metrics: dict[str, float] = {}
+    reasons: set[str] = set()
+    for cell in CASES:
+        if cell.preset != preset:
+            continue
+        case = LiveCase(cell, target, table, settings)
+        metrics |= measure_case(case, cell.name, say)
+        if cell == MAIN_CASE:
+            known = [metrics.get(f"live.{cell.name}.{who}_qps", 0.0) for who in ("static", "slack")]
+            metrics |= measure_search(case, max(known), say)
+            qps = _LOAD_SHARE * max(known)
+            metrics |= measure_journal(case, qps, say) | measure_stall(case, qps, say)
+            goal = LiveCase(cell, target, table, settings, goal=True)
+            metrics |= measure_goal(goal, say)
+            reasons |= {f"rmc1_normal: {reason}" for reason in goal.reasons}
+        reasons |= {f"{cell.name}: {reason}" for reason in case.reasons}
+    return LiveFound(metrics=metrics, reasons=tuple(sorted(reasons)))

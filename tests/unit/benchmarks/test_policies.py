@@ -1,0 +1,127 @@
+"""The parts of `benchmarks/bench_policies.py` that measure nothing: oracle, bounds, page."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailrank.characterization.load_test import LoadTestConfig
+from tailrank.core.service_time import AXES, ServiceTimeTable
+from tailrank.reporting.result import Result
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks are scripts that import one another by name."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+
+
+def make_table() -> ServiceTimeTable:
+    """100 µs a batch and 10 µs an item, with no spread, beside any number of busy workers."""
+    axes = ((1, 8), (1, 8, 1000), (0,), (1, 2))
+    parts, items, _, _ = np.meshgrid(*axes, indexing="ij")
+    return ServiceTimeTable(
+        device="made up",
+        axes={name: tuple(map(float, axis)) for name, axis in zip(AXES, axes, strict=True)},
+        median_ns=np.where(items >= parts, 1e5 + 1e4 * items, np.nan),
+        spread=np.ones(1),
+    )
+
+
+def make_simulation(sla_class: str, queries: int = 60):
+    from policy_cells import Cell, Simulation, sla_of, workload_of
+
+    cell, table = Cell("dlrm-rmc2", "production", sla_class), make_table()
+    config = LoadTestConfig(
+        workload=workload_of(cell, 0.0), sla=sla_of(cell, table), num_workers=2, queries=queries
+    )
+    return Simulation(config, table)
+
+
+def test_slas_are_the_papers_a_tenth_and_three_mean_queries() -> None:
+    from policy_cells import Cell, sla_of
+
+    of = [sla_of(Cell("ncf", "mlperf", it), make_table()) for it in ("paper", "tenth", "tight")]
+    assert [sla.latency_ns for sla in of[:2]] == [5_000_000, 500_000]
+    assert of[2].latency_ns == pytest.approx(3 * (100_000 + 270 * 10_000), rel=0.01)
+    assert {sla.percentile for sla in of} == {95.0}
+
+
+def test_the_oracle_holds_as_much_as_the_best_policy_of_a_plain_grid() -> None:
+    from policy_cells import TOLERANCE, static_policy
+
+    simulation = make_simulation("tight")
+    policies = [static_policy(batch) for batch in (32, 250, 1000)]
+    capacities = [simulation.capacity_qps(policy) for policy in policies]
+    assert 0 < min(capacities) < max(capacities) / (1 + TOLERANCE)
+    known = policies[0], capacities[0]
+    best, best_qps = make_simulation("tight").best(policies[1:], known)
+    assert best == policies[int(np.argmax(capacities))]
+    assert best_qps == pytest.approx(max(capacities), rel=2 * TOLERANCE)
+
+
+def test_what_is_ruled_out_without_a_run_misses_in_one() -> None:
+    from policy_cells import static_policy
+
+    simulation, policy = make_simulation("tenth", queries=300), static_policy(16)
+    loads = [2.0**octave for octave in range(4, 13)]
+    ruled_out = [qps for qps in loads if not simulation.may_keep_up(policy, qps)]
+    assert ruled_out
+    assert not any(simulation.passes(policy, qps) for qps in ruled_out)
+    assert simulation.may_keep_up(policy, 1.0)
+
+
+def test_the_judge_asks_for_p99_and_for_no_rejects() -> None:
+    from policy_cells import judge_seen, static_policy
+    from tailrank.tuning.capacity import Verdict
+
+    simulation = make_simulation("paper")
+    kept = simulation.measure(static_policy(1000), 10.0)
+    assert judge_seen(kept, simulation.sla) is Verdict.PASS
+    assert judge_seen(replace(kept, num_rejected=1), simulation.sla) is Verdict.MISS
+    slow = np.full(100, 1e6)
+    slow[:3] = 3.1 * simulation.sla.latency_ns  # 3 %: inside p95, beyond what p99 allows
+    slowed = replace(kept, summary=type(kept.summary).of(slow))
+    assert judge_seen(slowed, simulation.sla) is Verdict.MISS
+
+
+def test_the_page_says_what_was_met_and_what_was_missed() -> None:
+    from policies_report import lines_of
+
+    case = "rmc1.production.tenth"
+    metrics = {
+        "slack_over_static_oracle.tight.geomean": 1.2,
+        "slack_over_static_oracle.min": 0.9,
+        "simulation_error_fraction.max": 0.06,
+        "aa_spread_fraction.max": 0.07,
+        "journal.num_steps": 1000,
+        "journal.num_steps_different": 1,
+        "stalled.latency_ms_p99": 41.0,
+        "unstalled.latency_ms_p99": 4.0,
+        f"live.{case}.sla_ms": 10.0,
+        f"live.{case}.static_batch_items_max": 320,
+        f"live.{case}.static_qps": 1900.0,
+        f"live.{case}.static_simulated_qps": 1950.0,
+    }
+    cell = {
+        "name": case,
+        "sla_ms": 10.0,
+        "baseline_qps": 0.0,
+        "static_qps": 0.0,
+        "static_batch_items_max": 500,
+        "slack_qps": 7.0,
+    }
+    config = {"seconds": {"simulate": 7.0}, "load_average_before": [0.1], "cells": [cell]}
+    result = Result(command="bench_policies", config=config, seed=0, metrics=metrics)
+    page = "\n".join(lines_of(result, Path("policies.json")))
+    assert "| the same, 3x the mean query | >= 1.15 | **1.2** | met |" in page
+    assert "| the same, the worst cell | >= 0.98 | **0.9** | **missed** |" in page
+    assert "| <= 7.0% | **6.0%** | met |" in page
+    assert "| 0 | **1** | **missed** |" in page
+    assert "**41.0** | met |" in page
+    assert "1,900 (1,950) [320]" in page
+    assert f"| {case} | 10 | 0 | 0 (500) | 7 |  |" in page
