@@ -12,8 +12,8 @@ from tailrank.models.registry import config_for
 # changes what every published seed means.
 GOLDEN_LOGITS = {
     "gmf": [-0.064258, -0.142292, -0.144758, 0.064108, 0.096733],
-    "mlp": [0.002919, 0.013517, 0.010586, -0.032222, -0.283213],
-    "neumf": [-0.068806, -0.330004, -0.163942, -0.167584, -0.065924],
+    "mlp": [-0.034094, -0.032042, 0.079083, -0.051633, 0.065823],
+    "neumf": [0.046703, -0.009043, -0.004956, 0.01683, 0.003534],
 }
 DIM = {"gmf": 4, "mlp": 8, "neumf": 12}  # four factors each
 USERS, ITEMS, TO_USER = [2, 0], [6, 0, 3, 6, 1], [0, 0, 0, 1, 1]
@@ -52,9 +52,10 @@ def stated(variant: str, state: dict[str, np.ndarray], user: int, item: int) -> 
     if variant != "gmf":
         z = np.concatenate([p[factors:], q[factors:]])
         first = np.hstack([state["tower.user.0.weight"], state["tower.item.0.weight"]])
-        assert (first.shape, state["tower.rest.0.weight"].shape) == ((8, 16), (4, 8))
-        z = np.maximum(first @ z + state["tower.item.0.bias"], 0.0)
-        z = np.maximum(state["tower.rest.0.weight"] @ z + state["tower.rest.0.bias"], 0.0)
+        weights = [first, state["tower.rest.0.weight"], state["tower.rest.2.weight"]]
+        assert [weight.shape for weight in weights] == [(16, 16), (8, 16), (4, 8)]
+        for name, weight in zip(("item.0", "rest.0", "rest.2"), weights, strict=True):
+            z = np.maximum(weight @ z + state[f"tower.{name}.bias"], 0.0)
         last += list(z)
     return float(state["last.0.weight"][0] @ np.array(last) + state["last.0.bias"][0])
 
@@ -86,15 +87,17 @@ def test_weights_start_as_the_released_code_draws_them() -> None:
     assert float(rows.std()) == pytest.approx(0.01, rel=0.01)
     weights = {name: value for name, value in model.state_dict().items() if "tables" not in name}
     assert {name: tuple(value.shape) for name, value in weights.items() if "weight" in name} == {
-        "tower.user.0.weight": (64, 64),
-        "tower.item.0.weight": (64, 64),
-        "tower.rest.0.weight": (32, 64),
+        "tower.user.0.weight": (128, 64),
+        "tower.item.0.weight": (128, 64),
+        "tower.rest.0.weight": (64, 128),
+        "tower.rest.2.weight": (32, 64),
         "last.0.weight": (1, 64),
     }
     for name, (num_in, num_out) in {
-        "user.0": (128, 64),
-        "item.0": (128, 64),
-        "rest.0": (64, 32),
+        "user.0": (128, 128),
+        "item.0": (128, 128),
+        "rest.0": (128, 64),
+        "rest.2": (64, 32),
     }.items():
         std = float(weights[f"tower.{name}.weight"].std())
         assert std == pytest.approx(np.sqrt(2.0 / (num_in + num_out)), rel=0.05)

@@ -1,8 +1,8 @@
 """Neural collaborative filtering: GMF, MLP, and NeuMF, which joins the two before one last layer.
 
 Source: He et al., Neural Collaborative Filtering, arXiv 1708.05031, section 3. For f predictive
-factors MLP has the widths 4f, 2f and f of its section 4.1, the first being that of two embeddings
-side by side, as the released code counts them; that code's own default has one layer more, 8f.
+factors MLP has embeddings of width 2f and hidden layers of 4f, 2f and f, as its section 4.1 has
+them; the released code's default has embeddings of 4f before the same layers.
 Deviations: the last layer has a bias, as in the released code, which equation 12 leaves out; what
 MLP's first layer makes of a user is computed once per user.
 
@@ -83,7 +83,7 @@ class NCFConfig:
                 raise ConfigError("embedding_dim", dim, f"a multiple of {parts} for {variant}")
             factors = dim // parts
         if variant != "gmf" and tower is None:
-            tower = (2 * factors, factors)
+            tower = (4 * factors, 2 * factors, factors)
         return cls(spec=spec, factors=0 if variant == "mlp" else factors, tower=tower or ())
 
     @property

@@ -31,9 +31,9 @@ def make_spec(dim: int) -> FeatureSpec:
 @pytest.mark.parametrize(
     ("sizes", "dim", "factors", "mlp_width", "tower"),
     [
-        ({}, 96, 32, 64, (64, 32)),
+        ({}, 96, 32, 64, (128, 64, 32)),
         ({"variant": "gmf"}, 32, 32, 0, ()),
-        ({"variant": "mlp"}, 64, 0, 64, (64, 32)),
+        ({"variant": "mlp"}, 64, 0, 64, (128, 64, 32)),
         ({"variant": "mlp", "tower": (9,)}, 5, 0, 5, (9,)),
         ({"factors": 8, "tower": (16, 4)}, 20, 8, 12, (16, 4)),
         ({"variant": "gmf", "factors": 6}, 6, 6, 0, ()),
@@ -131,10 +131,10 @@ def test_pretrained_neumf_starts_as_the_mean_of_its_parts() -> None:
     ("parts", "said"),
     [
         ([("gmf", 4)], "got 1; allowed: two models: a GMF, then an MLP"),
-        ([("mlp", 8), ("gmf", 4)], r"model 1: got 'MLP 16-8-4 \(5 users, 7 items\)'.*GMF of 4"),
-        ([("gmf", 4), ("mlp", 10)], r"model 2: got 'MLP 20-10-5 .*'; allowed: MLP 16-8-4"),
+        ([("mlp", 8), ("gmf", 4)], r"model 1: got 'MLP 16-16-8-4 \(5 users, 7 items\)'.*GMF of 4"),
+        ([("gmf", 4), ("mlp", 10)], r"model 2: got 'MLP 20-20-10-5 .*'; allowed: MLP 16-16-8-4"),
         ([("gmf", 5), ("mlp", 8)], r"model 1: got 'GMF of 5 factors .*'; allowed: GMF of 4"),
-        ([("neumf", 12), ("mlp", 8)], r"model 1: got 'GMF of 4 factors and MLP 16-8-4"),
+        ([("neumf", 12), ("mlp", 8)], r"model 1: got 'GMF of 4 factors and MLP 16-16-8-4"),
     ],
 )
 def test_other_models_than_its_parts_are_refused(parts, said: str) -> None:
