@@ -254,7 +254,11 @@ RECIPES = {
     ("dien", "amazon"): Recipe(
         architecture="dien", sizes={"auxiliary": 0.1, "top_mlp": (64, 32)}, training=_AMAZON
     ),
-    ("ncf", "ncf"): Recipe(architecture="ncf", data=DataSettings(embedding_dim=96), training=_NCF),
+    ("ncf", "ncf"): Recipe(
+        architecture="ncf",
+        data=DataSettings(embedding_dim=96),
+        training=replace(_NCF, table_l2=1e-4),
+    ),
     ("ncf-gmf", "ncf"): Recipe(
         architecture="ncf",
         sizes={"variant": "gmf"},
