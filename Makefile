@@ -49,8 +49,9 @@ sanitize: $(STAMP)
 demo: setup
 	$(BIN)/tailrank demo --overwrite
 
+# A process a core, one torch thread in each; files stay whole, as what a module makes is made once.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	$(if $(EDITABLE),-$(MAKE) --no-print-directory kernels)
