@@ -267,7 +267,7 @@ RECIPES = {
         data=DataSettings(embedding_dim=64),
         training=_NCF,
     ),
-    # Plain SGD, as the paper: Adam's moments of the two parts are gone. The two together have learnt
+    # Plain SGD, as the paper: Adam's moments of the two parts are gone. Together they have learnt
     # what there is to learn, and larger rates only learn rows by heart: NDCG@10 of validation users
     # is 0.583 at the start, and 0.582, 0.580 after one and two passes at rates of 0.01 and 0.03.
     ("ncf-pretrained", "ncf"): Recipe(
