@@ -21,7 +21,7 @@ AIMS = (
     ("slack_over_static_oracle.tight.geomean", 1.15, "the same, 3x the mean query"),
     ("slack_over_static_oracle.min", 0.98, "the same, the worst cell"),
     ("search_over_oracle.min", 0.97, "what a search chose over the best"),
-    ("simulated_events_per_s", 200_000, "simulated events/s, one core, the slower policy"),
+    ("simulated_events_per_s", 200_000, "simulated events/s, one core, the slowest policy"),
     ("rmc1_normal.capacity_qps", 2800, "RMC1, `normal:128,16`, p95 100 ms, queries/s live"),
 )
 # A simulation may be wrong by this share, or by what two runs of one policy differ.

@@ -8,7 +8,6 @@ times it, no reject, the queue drained. Knows nothing of what measured the servi
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -90,8 +89,6 @@ class CellFound:
         search_over_oracle: what a search of short runs chose over the best of the same space, both
             at full length; None where that was not asked for.
         search_s: CPU time of that search.
-        num_events: events simulated, by policy.
-        cpu_s: CPU time of that.
     """
 
     cell: Cell
@@ -102,8 +99,6 @@ class CellFound:
     slack_qps: float
     search_over_oracle: float | None
     search_s: float
-    num_events: dict[str, int]
-    cpu_s: dict[str, float]
 
 
 def sla_of(cell: Cell, table: ServiceTimeTable) -> SLA:
@@ -157,8 +152,6 @@ class Simulation:
     def __init__(self, config: LoadTestConfig, table: ServiceTimeTable) -> None:
         self.config, self.sla, self.table = config, config.sla, table
         self.fleet = Fleet.uniform(table, config.num_workers, model=config.workload.model)
-        self.num_events: Counter[str] = Counter()
-        self.cpu_s: Counter[str] = Counter()
         self._seen: dict[tuple[PolicyConfig, float, int], Measurement] = {}
 
     def measure(
@@ -168,12 +161,8 @@ class Simulation:
         count = num_queries or self.config.num_queries(qps)
         key = policy, qps, count
         if key not in self._seen:
-            started_s = time.process_time()
             config = replace(self.config, queries=count)
-            self._seen[key], run = simulate_load(config, self.fleet, policy, qps)
-            # Every query arrives and every batch ends; neither policy here sets timers.
-            self.num_events[policy.policy] += len(run.queries.done_ns) + len(run.batches.done_ns)
-            self.cpu_s[policy.policy] += time.process_time() - started_s
+            self._seen[key], _ = simulate_load(config, self.fleet, policy, qps)
         return self._seen[key]
 
     def passes(self, policy: PolicyConfig, qps: float) -> bool:
@@ -301,7 +290,6 @@ def simulate_cell(
     baseline_qps = simulation.capacity_qps(baseline)
     best, static_qps = best_static(simulation, baseline, baseline_qps)
     slack_qps = simulation.capacity_qps(slack_policy(sla), static_qps)
-    num_events, cpu_s = dict(simulation.num_events), dict(simulation.cpu_s)
     started_s = time.process_time()
     found = search(simulation).best if with_search and max(static_qps, slack_qps) else None
     search_s = time.process_time() - started_s
@@ -321,8 +309,6 @@ def simulate_cell(
         slack_qps=slack_qps,
         search_over_oracle=ratio,
         search_s=search_s,
-        num_events=num_events,
-        cpu_s=cpu_s,
     )
 
 

@@ -68,7 +68,8 @@ class LiveSettings:
 
     Args:
         num_workers: worker threads.
-        run_s: of one run.
+        run_s: of one run; longer where p95 needs more queries.
+        queries: of one run; None: as `run_s` says.
         search_s: of live load in the search that is held against the oracle.
         journal_s: of the run that is journalled.
         stall_s: of the run with a stalled ranker.
@@ -76,6 +77,7 @@ class LiveSettings:
 
     num_workers: int
     run_s: float = 1.5
+    queries: int | None = None
     search_s: float = 25.0
     journal_s: float = 60.0
     stall_s: float = 5.0
@@ -116,6 +118,7 @@ class LiveCase:
             sla=self.sla,
             num_workers=settings.num_workers,
             seconds=settings.run_s,
+            queries=settings.queries,
         )
         self.target, self.settings = target, settings
         self.simulation = Simulation(config, table)
