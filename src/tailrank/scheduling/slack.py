@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from tailrank.core.errors import ConfigError
 from tailrank.core.fleet import Fleet
@@ -35,6 +35,8 @@ _PRESSED_CUT_OVERHEAD = 0.1
 _PACKING_SHARE = 0.5
 # Queries over which the share of those given up is counted.
 _ACCOUNT_QUERIES = 1000
+# Entries that the heap of the largest may have beyond those that count, before it is cleared up.
+_SPARE_ENTRIES = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -140,6 +142,10 @@ class SlackScheduler:
         self._work_ns += work_ns
         self._last_deadline_ns = max(self._last_deadline_ns, deadline_ns)
         heappush(self._on_time, (deadline_ns, query.query_id, waiting))
+        if len(self._largest) > 2 * len(self._waiting) + _SPARE_ENTRIES:
+            # Small ones lie below the others and would keep payloads until the queue empties.
+            self._largest = [entry for entry in self._largest if _counts(entry[2], untouched=True)]
+            heapify(self._largest)
         heappush(self._largest, (-query.num_items, query.query_id, waiting))
         self._given_up_share *= 1.0 - 1.0 / _ACCOUNT_QUERIES
         self._relieve(now_ns)
@@ -347,8 +353,12 @@ def _first(heap: _Heap, *, lost: bool = False, untouched: bool = False) -> _Wait
         untouched: drop those of which a part has started too.
     """
     while heap:
-        waiting = heap[0][2]
-        if not (waiting.gone or waiting.lost != lost or (untouched and waiting.first_item)):
-            return waiting
+        if _counts(heap[0][2], lost=lost, untouched=untouched):
+            return heap[0][2]
         heappop(heap)
     return None
+
+
+def _counts(waiting: _Waiting, *, lost: bool = False, untouched: bool = False) -> bool:
+    """Whether an entry still belongs into a heap; see `_first`."""
+    return not (waiting.gone or waiting.lost != lost or (untouched and waiting.first_item))

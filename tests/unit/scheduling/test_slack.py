@@ -1,5 +1,7 @@
 """The slack policy, worked out by hand: 100 ns a batch and 10 ns an item, unless a test says so."""
 
+import weakref
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -110,6 +112,27 @@ def test_a_lost_query_is_rejected_only_if_asked_for():
     decision = make(2, replace(limit, reject_lost=True)).on_query(hopeless, 0)
     assert [(it.query.query_id, it.reason) for it in decision.reject] == [(0, "lost")]
     assert decision.start == ()
+
+
+def test_queries_that_are_done_are_let_go_though_the_queue_never_empties():
+    """A server under steady load would otherwise keep the features of every query that it had."""
+    payloads = weakref.WeakSet()
+    scheduler = make(1, replace(CONFIG, sla=SLA(95.0, 10**9), batch_parts_max=1))
+    now_ns, running = 0, deque()
+    for query_id in range(4000):
+        payload = Payload()
+        payloads.add(payload)
+        now_ns += 200
+        arriving = Query(query_id, "", now_ns, None, 10, 0, payload)
+        running.extend(scheduler.on_query(arriving, now_ns).start)
+        if query_id > 5:
+            running.extend(scheduler.on_done(running.popleft(), Outcome.OK, now_ns).start)
+    assert len(running) == 1
+    assert len(payloads) < 2000
+
+
+class Payload:
+    """Features; something that can be referred to weakly."""
 
 
 def test_a_model_that_likes_small_batches_gets_them():
