@@ -99,6 +99,8 @@ class Trace:
         import polars as pl
 
         column = self._frame[name]
+        if not len(column):
+            return np.empty(0)  # whatever type a column without a row was taken for
         if dates and column.dtype.base_type() is pl.Datetime:
             column = column.cast(pl.Datetime("ns")).to_physical()
         if not column.dtype.is_numeric():

@@ -114,6 +114,15 @@ def test_files_that_are_no_trace(tmp_path: Path) -> None:
             parse_arrivals(f"trace:{tmp_path / name}")
 
 
+def test_a_trace_without_a_row_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("time,size\n")
+    spec = f"trace:{tmp_path / 'trace.csv'}"
+    with pytest.raises(DataError, match="fewer than two different times"):
+        parse_arrivals(spec)
+    with pytest.raises(DataError, match="no rows"):
+        parse_query_sizes(spec)
+
+
 def test_a_trace_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     assert parse_query_sizes(write(tmp_path / "trace.csv", [0, 1], [5, 5])).items_max == 5
     assert parse_query_sizes(write(tmp_path / "trace.csv", [0, 1], [5, 70])).items_max == 70
