@@ -55,7 +55,8 @@ class Fleet:
             ConfigError: the fleet has no such model or slot.
         """
         if not 0 <= slot < len(self.devices):
-            raise ConfigError("slot", slot, f"a worker slot of the fleet, 0 to {len(self.devices)}")
+            last = len(self.devices) - 1
+            raise ConfigError("slot", slot, f"a worker slot of the fleet, 0 to {last}")
         try:
             return self.tables[model, self.devices[slot]]
         except KeyError:

@@ -27,6 +27,7 @@ LEGACY_NOTE = (
 
 # Folded into every seed, so that equal seeds for arrivals and sizes still give separate streams.
 _STREAM = 0xA771
+_TIME_NS_MAX = 1 << 62  # int64 holds twice that
 
 Seconds = NDArray[np.float64]
 
@@ -73,7 +74,11 @@ class Arrivals:
             raise ConfigError("qps", qps, "a finite number above 0")
         if num_queries < 1:
             raise ConfigError("num_queries", num_queries, "at least 1")
-        return np.rint(self._draw_s(qps, num_queries, seed) * 1e9).astype(np.int64)
+        times_ns = np.rint(self._draw_s(qps, num_queries, seed) * 1e9)
+        if times_ns[-1] >= _TIME_NS_MAX:
+            allowed = f"a rate at which {num_queries:,} queries come within 146 years"
+            raise ConfigError("qps", qps, allowed)
+        return times_ns.astype(np.int64)
 
 
 def parse_arrivals(spec: str) -> Arrivals:

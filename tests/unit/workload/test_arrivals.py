@@ -35,7 +35,7 @@ def test_seeds_differ():
 
 
 @pytest.mark.parametrize(
-    ("qps", "count"), [(0.0, 1), (-1.0, 1), (np.inf, 1), (np.nan, 1), (1.0, 0)]
+    ("qps", "count"), [(0.0, 1), (-1.0, 1), (np.inf, 1), (np.nan, 1), (1.0, 0), (1e-9, 1000)]
 )
 def test_refuses(qps, count):
     with pytest.raises(ConfigError):
