@@ -28,7 +28,7 @@ from tailrank.core.sla import SLA
 from tailrank.runtime.inbox import OpenInbox
 from tailrank.runtime.live import run_live
 from tailrank.runtime.ports import RunBatch
-from tailrank.runtime.record import RunResult
+from tailrank.runtime.record import QueryOutcome, RunResult
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.workload.schedule import PayloadFor, WorkloadConfig, draw_schedule
 
@@ -37,6 +37,9 @@ Scenario = Literal["Server", "Offline"]
 _NUM_WARMUP = 256
 # Offline needs a rate beforehand, and a run that is too short is void; LoadGen adds 10 % itself.
 _OFFLINE_MARGIN = 1.3
+# Offline hands over so much work ahead. A run is closed once its last query has been handed over,
+# and gives up what is open 30 s later: a slow model would not be done with a full queue.
+_AHEAD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +145,14 @@ def run_loadgen(
         return result
 
     warm = serve(library[:_NUM_WARMUP], run_batch)
-    warm_qps = len(warm.latency_ns) / (warm.ended_ns / 1e9)
+    warm_qps = int((warm.queries.outcome == QueryOutcome.ANSWERED).sum()) / (warm.ended_ns / 1e9)
     qps = config.qps if config.qps is not None else _OFFLINE_MARGIN * warm_qps
 
     inbox = OpenInbox()
-    items_max = config.policy.queue_items_max if config.scenario == "Offline" else None
+    items_max = None
+    if config.scenario == "Offline":
+        largest = max(sample.num_items for sample in library)
+        items_max = min(config.policy.queue_items_max, max(largest, items_ahead(warm)))
     system = SystemUnderTest(inbox, library, items_max)
 
     def run_or_end(batch: Batch) -> Sequence[object]:
@@ -173,6 +179,13 @@ def run_loadgen(
             _skip_destructors_at_exit(error)
         raise
     return _in_both_books(read_verdict(folder, qps), result, qps)
+
+
+def items_ahead(warm: RunResult) -> int:
+    """Items that workers as fast as in this run do in a time that is well within the drain's."""
+    answered = warm.queries.outcome == QueryOutcome.ANSWERED
+    items = int(warm.queries.num_items[answered].sum())
+    return round(_AHEAD_S * items / (warm.ended_ns / 1e9))
 
 
 def _in_both_books(verdict: LoadGenVerdict, result: RunResult, qps: float) -> LoadGenRun:

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tailrank.characterization.loadgen import LoadGenConfig, run_loadgen
+from tailrank.characterization.loadgen import LoadGenConfig, items_ahead, run_loadgen
 from tailrank.characterization.loadgen_log import (
     DETAIL_FILE,
     draw_server_schedule_ns,
@@ -22,8 +23,9 @@ from tailrank.core.sla import SLA
 from tailrank.reporting.loadgen import exit_code, metrics, validity
 from tailrank.runtime.live import available_workers
 from tailrank.runtime.record import QueryOutcome
+from tailrank.runtime.virtual import simulate
 from tailrank.scheduling.policies import PolicyConfig
-from tailrank.workload.schedule import WorkloadConfig
+from tailrank.workload.schedule import WorkloadConfig, draw_schedule
 
 MS = 1_000_000
 STATIC = PolicyConfig(policy="static", batch_items_max=350)
@@ -99,6 +101,25 @@ def test_offline_hands_over_no_more_than_the_queue_holds_and_loses_nothing(tmp_p
     found = metrics(chosen, run)
     assert found["items_per_s"] / found["qps"] == pytest.approx(queries.num_items.mean())
     assert "latency_ms_p99" not in found
+
+
+def test_offline_hands_a_slow_model_no_more_than_it_can_finish_once_all_is_issued():
+    """A full queue takes a model that does 1,000 items/s 16 minutes, and a run gives up after 30 s.
+
+    What the warm-up left unanswered is nothing that the model can do.
+    """
+    workload = WorkloadConfig(sizes="fixed:100")
+    answered = simulate(
+        draw_schedule(workload, qps=1e9, num_queries=90),
+        STATIC,
+        num_workers=1,
+        service_time_ns=lambda batch, busy_workers: batch.num_items * MS,
+    )
+    assert 0.1 < items_ahead(answered) / (30 * 1000) < 0.5
+    outcome = answered.queries.outcome.copy()
+    outcome[45:] = QueryOutcome.UNANSWERED
+    cut_off = replace(answered, queries=replace(answered.queries, outcome=outcome))
+    assert items_ahead(cut_off) == pytest.approx(items_ahead(answered) / 2)
 
 
 def test_a_failing_ranker_is_told_before_loadgen_begins(tmp_path):
