@@ -52,6 +52,15 @@ def test_one_load_has_latencies_and_no_capacity(cpu: Path, tmp_path, capsys) -> 
     assert missed["metrics"] == kept["metrics"]
 
 
+def test_more_load_than_the_workers_can_do_is_a_miss(cpu: Path, capsys) -> None:
+    words = ["simulate", "--profile", str(cpu), "--workers", "1", *WORDS, "--qps", "1500"]
+    code, overloaded = run_json(capsys, *words)
+    assert code == 3
+    assert [reason.partition(":")[0] for reason in overloaded["validity"]["reasons"]] == [
+        "unstable"
+    ]
+
+
 def test_its_own_queries_are_a_trace(cpu: Path, tmp_path, capsys) -> None:
     out, words = tmp_path / "out", ["simulate", "--profile", str(cpu), "--sla", "p95=20ms"]
     words += ["--batch", "20"]

@@ -5,6 +5,7 @@ Everything here is simulated and nothing is run. Knows no command line and write
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from tailrank.core.fleet import Fleet
 from tailrank.core.measurement import Measurement
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
+from tailrank.runtime.measurement import WARMUP_FRACTION
 from tailrank.runtime.record import RunResult
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.tuning.capacity import Capacity, find_capacity
@@ -157,8 +159,8 @@ class WhatIf:
         arrivals: when queries come, see `workload.parse_arrivals`.
         policy: the policy and its settings.
         qps: offered load; None: the largest inside the SLA is looked for.
-        seconds: length of a run; None: 10 s, or as long as the arrivals take to show a period,
-            several bursts or the whole trace.
+        seconds: length of a run; None: 10 s, or as long as the arrivals take to show whole periods
+            or several bursts after the warm-up, or the whole trace.
         seed: of arrivals, sizes and service times.
     """
 
@@ -281,17 +283,27 @@ def _notes(
         rounds = len(run.queries.scheduled_ns) / arrivals.num_recorded
         if rounds > 1:
             notes.append(f"the run is longer than its trace, which was repeated {rounds:.3g} times")
-    elif arrivals.whole_s is not None and load.seconds < arrivals.whole_s:
+        notes.append("of the first tenth of the run, its warm-up, no latency is counted")
+    elif arrivals.whole_s is not None and load.seconds < _seconds_of(1, arrivals.whole_s):
         notes.append(
             f"runs of {load.seconds:g} s are too short for {question.arrivals}: their mean rate is "
-            f"another than the offered load, and {arrivals.whole_s:g} s would show it all"
+            f"another than the offered load, and {_seconds_of(1, arrivals.whole_s):.3g} s would "
+            "show it all after the warm-up"
         )
     return notes
 
 
 def _seconds(arrivals: Arrivals) -> float:
-    """Length of a run where none was asked for."""
-    return max(_SECONDS, arrivals.whole_s or 0.0)
+    """Length of a run where none was asked for: whole periods, whichever are the busy hours."""
+    if arrivals.whole_s is None:
+        return _SECONDS
+    periods = math.ceil(_SECONDS * (1.0 - WARMUP_FRACTION) / arrivals.whole_s)
+    return _seconds_of(periods, arrivals.whole_s)
+
+
+def _seconds_of(periods: int, period_s: float) -> float:
+    """Length of a run that has so many periods left after its warm-up."""
+    return periods * period_s / (1.0 - WARMUP_FRACTION)
 
 
 def _rough_capacity_qps(load: LoadTestConfig, fleet: WhatIfFleet) -> float:

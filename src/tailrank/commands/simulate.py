@@ -75,8 +75,8 @@ def simulate(
         offload_threshold: Query size from which a query goes to the accelerator as a whole, under
             policies that have one.
         reject_lost: Turn queries away that can no longer be in time, under policies that can.
-        duration: Length of a run; default: 10s, or a period or several bursts where these take
-            longer, or the whole trace.
+        duration: Length of a run; default: 10s, or as long as whole periods or several bursts
+            take after the warm-up, its first tenth; or the whole trace.
         out: Folder for result.json, report.html and queries.parquet; default: none is written.
         seed: Seed of arrivals, sizes and service times.
         overwrite: Replace what is in the folder.
@@ -242,9 +242,14 @@ def _exit_code(question: WhatIf, found: WhatIfResult, result: Result) -> int:
     from tailrank.core.exit_codes import ExitCode
     from tailrank.tuning.capacity import Verdict, judge_probe
 
-    if not result.validity.valid:
-        return ExitCode.INVALID_MEASUREMENT
+    reasons = result.validity.reasons
     if found.capacity is not None:
-        return ExitCode.DONE if found.capacity.capacity_qps else ExitCode.BOUND_MISSED
-    verdict = judge_probe(found.measurement, question.sla, certain=False)
-    return ExitCode.BOUND_MISSED if verdict is Verdict.MISS else ExitCode.DONE
+        missed = not found.capacity.capacity_qps
+    else:
+        verdict = judge_probe(found.measurement, question.sla, certain=False)
+        missed = verdict is Verdict.MISS
+        if all(reason.startswith("unstable") for reason in reasons):
+            reasons = ()  # more load than the workers can do is a verdict, whatever the latencies
+    if reasons:
+        return ExitCode.INVALID_MEASUREMENT
+    return ExitCode.BOUND_MISSED if missed else ExitCode.DONE
