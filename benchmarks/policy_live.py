@@ -56,6 +56,8 @@ GOAL_SIZES, GOAL_SLA = "normal:128,16", SLA(95.0, 100_000_000)
 STALL_NS, STALL_EVERY_NS = 50_000_000, 1_000_000_000
 # Share of the capacity at which a run is journalled or stalled: busy, and not at the brink.
 _LOAD_SHARE = 0.7
+_LEAST_QPS = 10.0
+_BEST = ("static", "slack")
 _NUM_PROBES_MAX = 8
 _TOLERANCE = 0.01
 
@@ -207,7 +209,7 @@ def measure_goal(case: LiveCase, say: Say) -> dict[str, float]:
     policy, qps = simulated[who]
     say(f"goal: {who} near {qps:,.0f} queries/s")
     return {
-        "rmc1_normal.capacity_qps": case.live(policy, qps),
+        "rmc1_normal.capacity_qps": case.live(policy, qps) if qps else 0.0,
         "rmc1_normal.simulated_capacity_qps": qps,
         "rmc1_normal.batch_items_max": policy.batch_items_max,
     }
@@ -326,9 +328,13 @@ def measure_target(
         case = LiveCase(cell, target, table, settings)
         metrics |= measure_case(case, cell.name, say)
         if cell == MAIN_CASE:
-            known = [metrics.get(f"live.{cell.name}.{who}_qps", 0.0) for who in ("static", "slack")]
-            metrics |= measure_search(case, max(known), say)
-            qps = _LOAD_SHARE * max(known)
+            served, simulated = (
+                max(metrics.get(f"live.{cell.name}.{who}{it}_qps", 0.0) for who in _BEST)
+                for it in ("", "_simulated")
+            )
+            metrics |= measure_search(case, served, say)
+            # A host too busy to hold any load still has steps to replay.
+            qps = max(_LOAD_SHARE * (served or simulated), _LEAST_QPS)
             metrics |= measure_journal(case, qps, say) | measure_stall(case, qps, say)
             goal = LiveCase(cell, target, table, settings, goal=True)
             metrics |= measure_goal(goal, say)
