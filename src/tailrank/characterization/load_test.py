@@ -30,6 +30,9 @@ from tailrank.workload.schedule import WorkloadConfig, draw_schedule
 _NULL_BATCHES = 4000
 # A run has at least this many times the queries that bound the percentile at all.
 _QUERIES_FACTOR = 10
+# The first load of a search, as a share of what the workers could do without a queue; and how many
+# queries tell their mean size.
+_FIRST_LOAD, _SIZE_DRAWS = 0.6, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class LoadTestConfig:
     Args:
         workload: what the queries look like; its `ids_per_item` is the target's.
         sla: decides how long a run must be to bound the percentile.
+        bounds: further percentiles that a run must bound.
         num_workers: worker slots, of all devices together.
         seconds: length of one run, simulated or live alike, so that both see the same queries;
             longer where the percentile needs more of them.
@@ -50,6 +54,7 @@ class LoadTestConfig:
     num_workers: int
     seconds: float = 10.0
     queries: int | None = None
+    bounds: tuple[SLA, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -61,7 +66,8 @@ class LoadTestConfig:
         """Queries of a run at this load: enough for the percentile, and for the time."""
         if self.queries is not None:
             return self.queries
-        counted = _QUERIES_FACTOR * queries_needed(self.sla.percentile)
+        strictest = max(bound.percentile for bound in (self.sla, *self.bounds))
+        counted = _QUERIES_FACTOR * queries_needed(strictest)
         return max(round(qps * self.seconds), round(counted / (1.0 - WARMUP_FRACTION)))
 
 
@@ -128,6 +134,17 @@ class LoadTest:
             answered = int((result.queries.outcome == QueryOutcome.ANSWERED).sum())
             measurement = replace(measurement, queries_per_joule=answered / joules)
         return measurement, result
+
+
+def rough_capacity_qps(config: LoadTestConfig, fleet: Fleet) -> float:
+    """What the workers could do if no query ever waited, less a margin: where to begin to look."""
+    workload = config.workload
+    sizes = workload.query_sizes().draw(_SIZE_DRAWS, workload.size_seed)
+    items = max(1, round(float(sizes.mean())))
+    num_ids = round(items * workload.ids_per_item)
+    slots = range(len(fleet.devices))
+    times_ns = [fleet.table(workload.model, slot).lookup_ns(1, items, num_ids, 1) for slot in slots]
+    return _FIRST_LOAD * sum(1e9 / time_ns for time_ns in times_ns)
 
 
 def simulate_load(

@@ -34,6 +34,19 @@ _SPREAD_POINTS = 200  # quantiles that stand for the distribution of the ratios
 _ROUNDS, _REPEATS_MAX = 6, 200
 
 
+class BudgetTooShort(RequestError):
+    """The time does not hold one batch of every size.
+
+    Args:
+        reason: as people read it.
+        needed_s: what would, as far as was seen.
+    """
+
+    def __init__(self, reason: str, needed_s: float) -> None:
+        super().__init__("budget of the profile", reason)
+        self.needed_s = needed_s
+
+
 class TimeBatches(Protocol):
     """Times batches that are all alike."""
 
@@ -111,7 +124,7 @@ def measure_service_times(
             None: they are timed as well, with batches of the same size.
 
     Raises:
-        RequestError: the budget does not hold one batch of every size.
+        BudgetTooShort: the budget does not hold one batch of every size.
         Exception: what `run_batch` raised.
     """
     live = LiveConfig(pin=pin)
@@ -174,7 +187,7 @@ def time_grid(
         clock: what the budget is held against.
 
     Raises:
-        RequestError: the budget ended before every point had its first visit.
+        BudgetTooShort: the budget ended before every point had its first visit.
     """
     started_ns = clock.now_ns()
     ends_ns = started_ns + round(config.budget_s * 1e9)
@@ -194,10 +207,10 @@ def time_grid(
         spent_ns = clock.now_ns() - started_ns
         if spent_ns > ends_ns - started_ns and number < len(cells):
             wanted_s = math.ceil(2e-9 * spent_ns * len(cells) / number)
-            raise RequestError(
-                "budget of the profile",
+            raise BudgetTooShort(
                 f"{config.budget_s:g} s hold one batch of {number} of the {len(cells)} sizes here "
                 f"and now; allow {wanted_s} s or more",
+                wanted_s,
             )
     times_ns: dict[tuple[int, int, int], list[int]] = {cell: [] for cell in cells}
     shuffle, num_left_out = random.Random(config.seed), 0

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from tailrank.characterization.load_test import LoadTestConfig, simulate_load
+from tailrank.characterization.load_test import (
+    LoadTestConfig,
+    rough_capacity_qps,
+    simulate_load,
+)
 from tailrank.core.errors import ConfigError, OutsideProfile, RequestError
 from tailrank.core.fleet import Fleet
 from tailrank.core.measurement import Measurement
@@ -27,9 +29,6 @@ from tailrank.workload.schedule import WorkloadConfig
 
 # Longer runs would take minutes and gigabytes, and decide no SLA any better.
 _QUERIES_MAX = 5_000_000
-# Offered load of the first probe, as a share of what the workers could do without a queue.
-_FIRST_LOAD = 0.6
-_SIZE_DRAWS = 1000
 _SECONDS = 10.0
 
 
@@ -248,7 +247,7 @@ def ask_what_if(
 
     capacity = None
     if question.qps is None:
-        start_qps = _rough_capacity_qps(load, fleet)
+        start_qps = rough_capacity_qps(load, fleet.fleet)
         capacity = find_capacity(
             lambda policy, qps: run(policy, qps)[0],
             question.policy,
@@ -304,13 +303,3 @@ def _seconds(arrivals: Arrivals) -> float:
 def _seconds_of(periods: int, period_s: float) -> float:
     """Length of a run that has so many periods left after its warm-up."""
     return periods * period_s / (1.0 - WARMUP_FRACTION)
-
-
-def _rough_capacity_qps(load: LoadTestConfig, fleet: WhatIfFleet) -> float:
-    """What the workers could do if no query ever waited, less a margin."""
-    sizes = load.workload.query_sizes().draw(_SIZE_DRAWS, load.workload.size_seed)
-    items = max(1, round(float(np.mean(sizes))))
-    num_ids = round(items * fleet.ids_per_item)
-    slots = range(len(fleet.fleet.devices))
-    times_ns = [fleet.fleet.table("", slot).lookup_ns(1, items, num_ids, 1) for slot in slots]
-    return _FIRST_LOAD * sum(1e9 / time_ns for time_ns in times_ns)

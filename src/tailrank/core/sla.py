@@ -57,8 +57,12 @@ class SLA:
             raise ConfigError("sla.latency_ns", self.latency_ns, "a time above 0")
 
     @classmethod
-    def parse(cls, text: str) -> SLA:
+    def parse(cls, text: str, field: str = "--sla") -> SLA:
         """Read `p95=10ms`, `p99.9=2.5s` and the like.
+
+        Args:
+            text: percentile and limit.
+            field: the setting it stands for, named in the error.
 
         Raises:
             ConfigError: the text is not of that form, or a number is out of range.
@@ -66,11 +70,11 @@ class SLA:
         match = _SLA.fullmatch(text.strip())
         if match is None or _DURATION.fullmatch(match[2].strip()) is None:
             units = "with ns, us, ms, s, min or h"
-            raise ConfigError("--sla", text, f"pPERCENTILE=LIMIT {units}, as in p95=10ms")
+            raise ConfigError(field, text, f"pPERCENTILE=LIMIT {units}, as in p95=10ms")
         try:
-            return cls(float(match[1]), parse_duration_ns(match[2], "--sla"))
+            return cls(float(match[1]), parse_duration_ns(match[2], field))
         except ConfigError as error:
-            raise ConfigError("--sla", text, f"{error.allowed} as {error.field}") from None
+            raise ConfigError(field, text, f"{error.allowed} as {error.field}") from None
 
     def __str__(self) -> str:
         return f"p{self.percentile:g}={self.latency_ns / 1e6:g}ms"
