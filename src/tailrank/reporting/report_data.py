@@ -21,6 +21,7 @@ from tailrank.core.latency import LatencySummary
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
 from tailrank.reporting.host_findings import Finding
+from tailrank.reporting.live_rows import BusyBatch, PromiseRow
 
 FILE_NAME = "report_data.json"
 _FORMAT_VERSION = 2
@@ -285,6 +286,8 @@ class ReportData:
     latency_cdf: list[LatencyCurve] = field(default_factory=list)
     capacity_by_batch: list[CapacityPoint] = field(default_factory=list)
     query_time: list[QueryTime] = field(default_factory=list)
+    promises: list[PromiseRow] = field(default_factory=list)
+    busy_batches: list[BusyBatch] = field(default_factory=list)
     table: list[PolicyRow] = field(default_factory=list)
     precisions: list[PrecisionRow] = field(default_factory=list)
     learning_curve: list[LearningPoint] = field(default_factory=list)
@@ -336,6 +339,8 @@ _ROWS: dict[str, type] = {
     "latency_cdf": LatencyCurve,
     "capacity_by_batch": CapacityPoint,
     "query_time": QueryTime,
+    "promises": PromiseRow,
+    "busy_batches": BusyBatch,
     "table": PolicyRow,
     "precisions": PrecisionRow,
     "learning_curve": LearningPoint,

@@ -204,7 +204,7 @@ def _serving(columns: ReportData) -> Iterator[Section]:
             "capacity-by-batch",
             "Which batch size holds the most",
             "Largest offered load that meets the SLA, by the largest batch a query is split "
-            "into. Bars: the bracket in which the simulated capacity lies, at 95 % confidence. "
+            "into. Bars: the bracket in which the simulated capacity lies. Star: the best of them. "
             "Diamonds: measured live with the same workload.",
             figures.capacity_by_batch(columns.capacity_by_batch, columns.sla),
         )
@@ -216,6 +216,23 @@ def _serving(columns: ReportData) -> Iterator[Section]:
             "part's start to the last part's end, queueing the time from the scheduled "
             "arrival to the first part's start. Together they are the latency.",
             figures.query_time(columns.query_time),
+        )
+    if columns.promises:
+        yield Section.of(
+            "promises",
+            "Whether the simulation kept its word",
+            "Largest load inside the SLA as it was simulated from this host's service times and as "
+            "it was then measured live. Bars: between a load that kept the SLA and one that did "
+            "not.",
+            figures.promises(columns.promises),
+        )
+    if columns.busy_batches:
+        span_ms = max(row.end_ms for row in columns.busy_batches)
+        yield Section(
+            "What the workers did when they had most to do",
+            f"The busiest {span_ms:.3g} ms of that run, a bar for each batch. Gaps are idle time.",
+            (Panel("busy-batches", figures.busy_batches(columns.busy_batches)),),
+            wide=True,
         )
 
 

@@ -13,6 +13,7 @@ from tailrank.core.measurement import Validity
 from tailrank.core.sla import SLA
 from tailrank.metrics import BinaryMetrics
 from tailrank.reporting.host_findings import Finding
+from tailrank.reporting.live_rows import BusyBatch, PromiseRow
 from tailrank.reporting.quality import quality_columns
 from tailrank.reporting.report_data import (
     CapacityPoint,
@@ -87,6 +88,23 @@ def full_columns() -> ReportData:
             ),
         ],
         query_time=[QueryTime(size_low=1, size_high=99, queueing_ms=1.0, service_ms=0.5)],
+        promises=[
+            PromiseRow(
+                policy="static baseline",
+                simulated_qps=1010.0,
+                simulated_low=1010.0,
+                simulated_high=1030.0,
+                live_qps=1000.0,
+                live_low=1000.0,
+            ),
+            PromiseRow(
+                policy="slack", simulated_qps=1450.0, simulated_low=1450.0, simulated_high=1470.0
+            ),
+        ],
+        busy_batches=[
+            BusyBatch(worker=0, start_ms=0.0, end_ms=4.0, num_items=500, num_parts=1),
+            BusyBatch(worker=1, start_ms=1.0, end_ms=2.5, num_items=130, num_parts=2),
+        ],
         table=[baseline],
     )
 
@@ -184,6 +202,34 @@ def _served() -> ReportData:
                 live_qps={192: 1438.0, 500: 1000.0}.get(batch),
             )
             for batch in (32, 48, 64, 96, 128, 192, 256, 384, 500, 768, 1000)
+        ],
+        promises=[
+            PromiseRow(
+                policy=policy,
+                simulated_qps=1.02 * qps,
+                simulated_low=1.02 * qps,
+                simulated_high=1.04 * qps,
+                live_qps=qps,
+                live_low=qps,
+                live_high=1.02 * qps,
+            )
+            for policy, qps in (
+                ("static baseline", 1000.0),
+                ("DeepRecSched", 1288.0),
+                ("best static", 1310.0),
+                ("slack", 1438.0),
+            )
+        ],
+        busy_batches=[
+            BusyBatch(
+                worker=worker,
+                start_ms=1.01 * at,
+                end_ms=1.01 * at + 0.9,
+                num_items=int(items),
+                num_parts=1 + (at % 5 == 0),
+            )
+            for worker in (0, 1)
+            for at, items in enumerate(rng.integers(20, 192, 99))
         ],
         query_time=[
             QueryTime(size_low=low, size_high=high, queueing_ms=1.3, service_ms=high / 120)

@@ -17,7 +17,14 @@ from tailrank.reporting.report import render, write_page, write_report
 from tailrank.reporting.report_data import ReportData, SLALimit
 from tailrank.reporting.result import Result, write_result
 
-CHARTS = ["latency-cdf", "capacity-by-batch", "query-time", "learning-curve"]
+CHARTS = [
+    "latency-cdf",
+    "capacity-by-batch",
+    "query-time",
+    "promises",
+    "busy-batches",
+    "learning-curve",
+]
 
 
 class Page(HTMLParser):

@@ -11,8 +11,15 @@ from tailrank.reporting.report_data import ReportData
 from tailrank.reporting.sections import sections, tables
 
 CHARTS = {
-    "demo": ["latency-cdf", "capacity-by-batch", "query-time", "learning-curve"],
-    "tune": ["latency-cdf", "capacity-by-batch", "query-time"],
+    "demo": [
+        "latency-cdf",
+        "capacity-by-batch",
+        "query-time",
+        "promises",
+        "busy-batches",
+        "learning-curve",
+    ],
+    "tune": ["latency-cdf", "capacity-by-batch", "query-time", "promises", "busy-batches"],
     "train": ["reliability", "score-counts", "group-auc", "learning-curve"],
     "evaluate": ["reliability", "score-counts", "group-auc"],
     "export": ["reliability", "score-counts", "group-auc"],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tailrank.reporting.figures.style import (
     BLUE,
+    GREY,
     ORANGE,
     PINK,
     add_band,
@@ -21,6 +22,7 @@ from tailrank.reporting.figures.style import (
     marker,
     one_two_five,
 )
+from tailrank.reporting.live_rows import BusyBatch, PromiseRow
 from tailrank.reporting.report_data import (
     CapacityPoint,
     LatencyCurve,
@@ -121,6 +123,15 @@ def capacity_by_batch(points: Sequence[CapacityPoint], sla: SLALimit | None) -> 
             marker={"size": 6},
             hovertemplate="batch %{x}: %{y:,.0f} queries/s simulated<extra></extra>",
         )
+        best = max(own, key=lambda point: point.simulated_qps)
+        figure.add_scatter(
+            x=[best.batch_items],
+            y=[best.simulated_qps],
+            mode="markers",
+            marker={"color": color(position), "size": 15, "symbol": "star"},
+            showlegend=False,
+            hovertemplate=f"best of {label}simulated: batch %{{x}}<extra></extra>",
+        )
         live = [(p.batch_items, p.live_qps) for p in own if p.live_qps is not None]
         if live:
             figure.add_scatter(
@@ -162,6 +173,97 @@ def query_time(bins: Sequence[QueryTime]) -> go.Figure:
     figure.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
     figure.update_xaxes(title_text="items in the query", type="category", tickangle=0)
     figure.update_yaxes(title_text="mean time, ms", rangemode="tozero")
+    return figure
+
+
+def promises(rows: Sequence[PromiseRow]) -> go.Figure:
+    """Simulated and measured capacity of each policy, one below the other, with their brackets.
+
+    Args:
+        rows: one per policy, at least one.
+    """
+    figure = empty_figure()
+    for position, (kind, symbol) in enumerate((("simulated", "circle"), ("live", "diamond-open"))):
+        own = [(at, row) for at, row in enumerate(rows) if getattr(row, f"{kind}_qps") is not None]
+        if not own:
+            continue
+        value, low, high = (
+            np.array([getattr(row, f"{kind}_{name}") for _, row in own], dtype=np.float64)
+            for name in ("qps", "low", "high")
+        )
+        high = np.where(np.isfinite(high), high, value)  # without an end there is no whisker
+        figure.add_scatter(
+            x=value.tolist(),
+            y=[at + 0.16 * (2 * position - 1) for at, _ in own],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": (high - value).tolist(),
+                "arrayminus": (value - low).tolist(),
+                "thickness": 2,
+                "width": 5,
+            },
+            name=kind,
+            mode="markers",
+            marker={"color": color(position), "size": 11, "symbol": symbol, "line": {"width": 2.5}},
+            customdata=[row.policy for _, row in own],
+            hovertemplate=f"%{{customdata}}: %{{x:,.0f}} queries/s {kind}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="queries/s", rangemode="tozero", tickformat=",~f", nticks=6)
+    figure.update_yaxes(
+        range=[len(rows) - 0.5, -0.5],
+        tickvals=list(range(len(rows))),
+        # On two lines, or a phone would have no room for the marks.
+        ticktext=[row.policy.replace(" ", "<br>", 1) for row in rows],
+        showgrid=False,
+    )
+    return figure
+
+
+def busy_batches(rows: Sequence[BusyBatch]) -> go.Figure:
+    """Which worker ran what when, coloured by the items of each batch; several queries hatched.
+
+    Args:
+        rows: at least one.
+    """
+    figure = empty_figure()
+    workers = sorted({row.worker for row in rows})
+    most = max(row.num_items for row in rows)
+    for name, shape, own in (
+        ("a part of one query", "", [row for row in rows if row.num_parts == 1]),
+        ("parts of several", "/", [row for row in rows if row.num_parts > 1]),
+    ):
+        if own:
+            figure.add_bar(
+                base=[row.start_ms for row in own],
+                x=[row.end_ms - row.start_ms for row in own],
+                y=[workers.index(row.worker) for row in own],
+                orientation="h",
+                width=0.7,
+                name=name,
+                marker={
+                    "color": [row.num_items for row in own],
+                    "cmin": 0,
+                    "cmax": most,
+                    "colorscale": "Viridis",
+                    "showscale": not figure.data,
+                    "colorbar": {"title": {"text": "items"}, "thickness": 12, "outlinewidth": 0},
+                    "line": {"color": GREY, "width": 0.5},
+                    "pattern": hatch(shape),
+                },
+                customdata=[(row.num_items, row.num_parts) for row in own],
+                hovertemplate="%{base:.2f} ms, %{x:.2f} ms long: %{customdata[0]:,} items of "
+                "%{customdata[1]} queries<extra></extra>",
+            )
+    figure.update_layout(barmode="overlay", bargap=0.1)
+    figure.update_xaxes(title_text="ms", range=[0, max(row.end_ms for row in rows)])
+    figure.update_yaxes(
+        title_text="worker",
+        tickvals=list(range(len(workers))),
+        ticktext=[str(worker) for worker in workers],
+        range=[len(workers) - 0.5, -0.5],
+        showgrid=False,
+    )
     return figure
 
 

@@ -43,12 +43,29 @@ def test_percentiles_that_the_sample_cannot_show_get_no_tick() -> None:
 
 def test_capacity_is_ordered_by_batch_with_interval_and_live_points() -> None:
     figure = figures.capacity_by_batch(full_columns().capacity_by_batch, SLA_10_MS)
-    simulated, live = figure.data
+    simulated, best, live = figure.data
     assert simulated.x == (64, 256)
+    assert (best.x, best.y) == ((256,), (1256.0,))
     assert simulated.error_y.array == (1100.0 - 1064.0, 0.0)
     assert simulated.error_y.arrayminus == (164.0, 356.0)
     assert (live.x, live.y) == ((64,), (1050.0,))
     assert "p95 ≤ 10 ms" in figure.layout.yaxis.title.text
+
+
+def test_what_was_promised_stands_beside_what_was_served() -> None:
+    simulated, live = figures.promises(full_columns().promises).data
+    assert (simulated.name, simulated.x) == ("simulated", (1010.0, 1450.0))
+    assert (live.name, live.x) == ("live", (1000.0,))
+    assert live.error_x.array == (0.0,)  # no bound above: no whisker
+    assert live.y[0] > simulated.y[0]
+
+
+def test_batches_lie_on_their_workers_and_several_queries_are_hatched() -> None:
+    alone, packed = figures.busy_batches(full_columns().busy_batches).data
+    assert (alone.base, alone.x, alone.y) == ((0.0,), (4.0,), (0,))
+    assert (packed.base, packed.x, packed.y) == ((1.0,), (1.5,), (1,))
+    assert packed.marker.pattern.shape == "/"
+    assert alone.marker.cmax == packed.marker.cmax == 500
 
 
 def test_the_parts_of_a_querys_time_are_stacked() -> None:
