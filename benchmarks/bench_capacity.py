@@ -18,12 +18,10 @@ from pathlib import Path
 
 import torch
 
+from tailrank.characterization.bench import TargetBench
 from tailrank.characterization.load_test import measure_overhead_ns
-from tailrank.characterization.operating_point import (
-    OperatingPoint,
-    OperatingPointConfig,
-    find_operating_point,
-)
+from tailrank.characterization.operating_point import OperatingPoint, OperatingPointConfig
+from tailrank.characterization.operating_point_search import find_operating_point
 from tailrank.characterization.service_time import ProfileConfig, measure_service_times
 from tailrank.characterization.target import Target, TargetConfig, initialise_worker, open_target
 from tailrank.core.sla import SLA
@@ -46,7 +44,6 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--scale", type=float, default=0.25)
     arguments = parser.parse_args()
-    seconds, profile_seconds = (2.0, 4.0) if arguments.quick else (15.0, 25.0)
 
     metrics = {"loop.overhead_us_per_batch": measure_overhead_ns() / 1e3}
     target_config = TargetConfig(
@@ -60,12 +57,12 @@ def main() -> None:
     config = OperatingPointConfig(
         sla=SLA.parse(SLA_TEXT),
         sizes=SIZES,
+        policies=("static",),
         num_workers=WORKERS,
-        seconds=seconds,
-        profile_seconds=profile_seconds,
+        budget_s=30.0 if arguments.quick else 240.0,
     )
     with Console().progress("profile") as progress:
-        point = find_operating_point(config, target, on_progress=progress.at)
+        point = find_operating_point(config, TargetBench(target), on_progress=progress.at)
     after_ns = service_time_ns(target, arguments.quick)
     metrics |= compare(point, (before_ns, after_ns))
     metrics["rmc1.service_time_over_floor"] = (

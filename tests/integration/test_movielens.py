@@ -55,8 +55,7 @@ def test_tune_asks_real_queries_and_its_profile_is_for_them(
     model, data = str(trained / "model"), f"movielens:{trained / 'ratings'}"
     out, profile = tmp_path / "tuned", str(tmp_path / "tuned/profile.json")
     common = [model, "--sla", "p95=50ms", "--sizes", "normal:40,10", "--simulate-only"]
-    # So small a model holds tens of thousands of queries/s, and every one of a run is simulated.
-    quick = ["--workers", "1", "--profile-budget", "2s", "--duration", "50ms"]
+    quick = ["--workers", "1", "--budget", "5s", "--policy", "deeprecsched"]
     main(["tune", *common, *quick, "--data", data, "--out", str(out)])
     assert result_of(out)["config"]["ranker"]["queries"] == data
     assert "queries=movielens-" in json.loads(Path(profile).read_text())["device"]

@@ -64,8 +64,7 @@ def demo(
         "target": str(model),
         "sla": _SLA,
         "out": tuned,
-        "duration": "2s" if quick else "6s",
-        "profile_budget": "4s" if quick else "15s",
+        "budget": "20s" if quick else "60s",
         "seed": seed,
     }
     # The verbs speak to people on standard output, which under --json is not theirs.

@@ -1,17 +1,21 @@
-"""`tailrank tune`: the batch size that holds the most queries per second inside an SLA."""
+"""`tailrank tune`: the policy and settings that hold the most queries per second inside an SLA."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from tailrank.characterization.operating_point import OperatingPoint, OperatingPointConfig
-    from tailrank.characterization.target import Target
+    from tailrank.characterization.stages import Stages
+    from tailrank.characterization.target import Target, TargetConfig
     from tailrank.core.service_time import ServiceTimeTable
     from tailrank.reporting.console import Console
+    from tailrank.reporting.result import Result
 
 OUTPUT_FILES = ("result.json", "report.html", "report_data.json", "profile.json")
 
@@ -20,45 +24,53 @@ def tune(
     target: str,
     *,
     sla: str,
+    also: list[str] | None = None,
     sizes: str = "production",
     out: Path,
-    policy: str = "static",
+    budget: str = "60s",
+    policy: list[str] | None = None,
+    search: str = "halving",
     delay: str | None = None,
     workers: int | None = None,
-    duration: str | None = None,
+    threads: int = 1,
     profile: Path | None = None,
-    profile_budget: str | None = None,
     scale: float = 1.0,
     user_tables: int | None = None,
     precision: str | None = None,
     data: str | None = None,
     ids: str = "uniform",
     simulate_only: bool = False,
-    quick: bool = False,
+    resume: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Find the batch size that holds the most queries per second inside an SLA, and prove it live.
+    """Find the policy and settings that hold the most queries per second, and prove it live.
 
-    Measures the service times of this host, searches in simulation, then serves the static
-    baseline and the best policy for real with the same workload.
+    Measures the service times of this host, searches the settings of every policy in simulation,
+    then serves the static baseline and the best of each policy for real with the same workload.
+    Ctrl-C keeps what is known; --resume goes on from the last finished stage.
 
     Example: tailrank tune preset:dlrm-rmc1 --scale 0.25 --sla p95=100ms --out runs/rmc1
 
     Args:
         target: Folder of a trained model, or preset:NAME.
         sla: Percentile and limit, as in p95=10ms.
+        also: A further percentile and limit to keep, as in p99=30ms; may be repeated.
         sizes: Items per query: fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production, mlperf or
             trace:FILE, in the order of the rows.
         out: Folder for result.json, report.html and the profile.
-        policy: Policy to tune: static or coalescing.
+        budget: Wall time of everything once the model is loaded: up to a fifth for the profile, up
+            to half until all is simulated, the rest live.
+        policy: Policies to hold against the static baseline, repeated or with commas: deeprecsched,
+            static, slack, coalescing; default: the first three.
+        search: How settings are searched in simulation: halving, grid (every one), hill-climb or
+            optuna. DeepRecSched is always searched as its paper does.
         delay: Longest wait of a query for company, under coalescing; default: 1ms.
-        workers: Worker threads; default: all cores.
-        duration: Length of each run, simulated and live; default: 10s.
+        workers: Worker threads; default: 1, 2, 4, … and all cores are tried.
+        threads: Threads of each worker: 1, as one query is split over workers instead.
         profile: Service-time table from tailrank profile; default: measure it now.
-        profile_budget: Time for measuring it; default: 20s.
         scale: Factor on the rows of a preset's tables.
         user_tables: Tables of a preset that belong to the user's side.
         precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
@@ -68,7 +80,7 @@ def tune(
             stack:ROWS=HITS,…, so that a cache of ROWS rows hits that share; or reuse:FILE, as often
             as in a histogram of locality.
         simulate_only: Leave the live runs out.
-        quick: Default to runs of 2s and a profile of 4s, for a first look with wide intervals.
+        resume: Go on with an interrupted search of the same settings.
         seed: Seed of arrivals, sizes, features and a preset's weights.
         overwrite: Replace what is in the folder.
         quiet: Say nothing but errors and what explains an exit code.
@@ -78,19 +90,17 @@ def tune(
     from tailrank.characterization.target import TargetConfig
     from tailrank.commands.evaluate import load_target
     from tailrank.core.errors import RequestError
-    from tailrank.core.files import check_output, replace_directory
+    from tailrank.core.files import check_output, locked_directory
     from tailrank.core.service_time import ServiceTimeTable
     from tailrank.core.sla import SLA, parse_duration_ns
     from tailrank.inference.precision import Precision
-    from tailrank.reporting import operating_point as reported
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
-    from tailrank.reporting.report import write_report
-    from tailrank.reporting.result import Result, write_result
+    from tailrank.reporting.stages_file import FileStages
     from tailrank.runtime.live import resolve_workers
 
     typed = command_line(tune, locals())
-    check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite or resume)
     target_config = TargetConfig(
         target=target,
         scale=scale,
@@ -100,81 +110,155 @@ def tune(
         ids=ids,
         seed=seed,
     )
-    if delay is not None and policy == "static":
-        raise RequestError("--delay", "the static policy never waits; see --policy coalescing")
-    if profile is not None and profile_budget is not None:
-        raise RequestError("--profile-budget", "--profile has its times already; leave one out")
-    delay = delay or ("0ms" if policy == "static" else "1ms")
-    duration = duration or ("2s" if quick else "10s")
-    profile_budget = profile_budget or ("4s" if quick else "20s")
+    if threads != 1:
+        reason = "the kernels run on one thread, and a query is split over workers instead; 1 only"
+        raise RequestError("--threads", reason)
     config = OperatingPointConfig(
         sla=SLA.parse(sla),
+        bounds=tuple(SLA.parse(text, "--also") for text in also or ()),
         sizes=sizes,
-        policy=policy,
-        delay_ns=parse_duration_ns(delay, "--delay"),
+        search=search,
         num_workers=resolve_workers(workers),
-        seconds=parse_duration_ns(duration, "--duration") / 1e9,
-        profile_seconds=parse_duration_ns(profile_budget, "--profile-budget") / 1e9,
+        fewer_workers=workers is None,
+        budget_s=parse_duration_ns(budget, "--budget") / 1e9,
         live=not simulate_only,
         seed=seed,
+        **_policies(policy, delay),
     )
     table = None if profile is None else ServiceTimeTable.load(profile)
     console = Console(json=json, quiet=quiet)
-    loaded = load_target(target_config, console)
-    if table is not None and table.device != loaded.profile_label:
-        reason = f"{profile} is of {table.device}; this run needs a profile of "
-        raise RequestError("--profile", reason + loaded.profile_label)
-    point = search(config, loaded, table, console)
-    with replace_directory(out, overwrite=overwrite) as folder:
-        point.table.save(folder / "profile.json")
-        reported.report_data(point).save(folder)
-        result = Result(
-            command="tune",
-            command_line=typed,
-            config={
-                "target": target_config,
-                "operating_point": config,
-                "ranker": loaded.describe(),
-                "tuned": point.tuned.policy,
-            },
-            seed=seed,
-            metrics=reported.metrics(point),
-            intervals=reported.intervals(point),
-            validity=reported.validity(point),
-            artifacts=[out / name for name in OUTPUT_FILES],
-        )
-        write_result(folder / "result.json", result)
-        write_report(folder, name=out.name)
+    partial = out.with_name(out.name + ".partial")
+    with locked_directory(partial, "--out"):
+        settings = _settings(target_config, config, profile)
+        stages = FileStages(partial, settings, resume=resume, overwrite=overwrite)
+        loaded = load_target(target_config, console)
+        if table is not None and table.device != loaded.profile_label:
+            reason = f"{profile} is of {table.device}; this run needs a profile of "
+            raise RequestError("--profile", reason + loaded.profile_label)
+        point = find(config, loaded, table, stages, console)
+        described = {"target": target_config, "ranker": loaded.describe()}
+        result = _write(point, described, typed, out, overwrite=overwrite or resume)
+        if point.interrupted:
+            console.warn(f"stopped; finished stages are in {partial}. Go on with --resume")
+        else:
+            stages.remove()
     console.finish(result)
     return exit_code(point)
 
 
-def search(
+def _policies(policy: list[str] | None, delay: str | None) -> dict[str, Any]:
+    """The policies that compete, and the delay of the one that has it, as settings.
+
+    Raises:
+        RequestError: a delay was named, and no policy that waits.
+    """
+    from tailrank.characterization.contenders import DEFAULT_CONTENDERS
+    from tailrank.core.errors import RequestError
+    from tailrank.core.sla import parse_duration_ns
+
+    words = [word.strip() for words in policy or () for word in words.split(",")]
+    policies = tuple(dict.fromkeys(words)) or DEFAULT_CONTENDERS
+    if delay is None:
+        return {"policies": policies}
+    if "coalescing" not in policies:
+        raise RequestError("--delay", "none of these policies waits; see --policy coalescing")
+    return {"policies": policies, "delay_ns": parse_duration_ns(delay, "--delay")}
+
+
+def _settings(
+    target: TargetConfig, config: OperatingPointConfig, profile: Path | None
+) -> dict[str, object]:
+    """What must be the same where a search is taken up again: not how long it may take."""
+    settings: dict[str, object] = {"profile": profile}
+    for part in (target, config):
+        settings |= {field.name: getattr(part, field.name) for field in fields(part)}
+    return {name: value for name, value in settings.items() if name not in ("budget_s", "live")}
+
+
+def find(
     config: OperatingPointConfig,
     target: Target,
     table: ServiceTimeTable | None,
+    stages: Stages,
     console: Console,
 ) -> OperatingPoint:
     """Find the operating point under a progress bar and print the policy table."""
-    from tailrank.characterization.operating_point import find_operating_point
+    from tailrank.characterization.bench import TargetBench
+    from tailrank.characterization.operating_point_search import find_operating_point
     from tailrank.reporting.operating_point import policy_rows
     from tailrank.reporting.tables import policy_table
 
+    config = replace(config, items_limit=target.pool.num_items_max)
+    parts = [f"all is simulated by {config.simulate_share * config.budget_s:.3g} s"]
+    if table is None:
+        parts.insert(0, f"{config.profile_share * config.budget_s:.3g} s for the profile at most")
+    if config.live:
+        parts.append("the rest is live")
+    console.note(f"budget {config.budget_s:g} s: {', '.join(parts)}")
     with console.progress("profile" if table is None else "simulate") as progress:
         point = find_operating_point(
-            config, target, table=table, on_progress=progress.at, announce=console.note
+            config,
+            TargetBench(target),
+            table=table,
+            stages=stages,
+            on_progress=progress.at,
+            announce=console.note,
         )
-    console.note(f"\n{config.sla}, sizes {config.sizes}, {config.num_workers} workers")
+    kept = " and ".join(map(str, (config.sla, *config.bounds)))
+    console.note(f"\n{kept}, sizes {config.sizes}, workers at most: {config.num_workers}")
     console.show(policy_table(policy_rows(point)))
-    if point.tuned.live is None or point.baseline.live is None:
+    tuned = point.tuned
+    console.note(
+        f"tuned: {tuned.name}, batches of up to {tuned.candidate.batch_items_max:,} items, "
+        f"workers: {tuned.candidate.num_workers}"
+    )
+    if any(contender.live is None for contender in point.contenders):
         console.note("* simulated only")
-    if point.tuned.best.capacity_qps == 0.0 and not point.tuned.best.undecided:
-        floor_ms = point.tuned.best.at.summary.percentile(config.sla.percentile).value / 1e6
+    if tuned.best.capacity_qps == 0.0 and not tuned.invalid_reasons:
+        floor_ms = tuned.best.at.summary.percentile(config.sla.percentile).value / 1e6
         console.warn(
-            f"no batch size meets {config.sla}: at {point.tuned.best.at.offered_qps:.3g} queries/s "
-            f"the percentile is already {floor_ms:.3g} ms"
+            f"no policy meets {kept}: at {tuned.best.at.offered_qps:.3g} queries/s "
+            f"p{config.sla.percentile:g} is already {floor_ms:.3g} ms"
         )
     return point
+
+
+def _write(
+    point: OperatingPoint, config: Mapping[str, Any], typed: str, out: Path, *, overwrite: bool
+) -> Result:
+    """Write the folder of results."""
+    from tailrank.core.files import replace_directory
+    from tailrank.reporting import operating_point as reported
+    from tailrank.reporting.queries_file import write_contenders
+    from tailrank.reporting.report import write_report
+    from tailrank.reporting.result import Result, write_result
+
+    with replace_directory(out, overwrite=overwrite) as folder:
+        point.table.save(folder / "profile.json")
+        reported.report_data(point).save(folder)
+        runs = {each.name: each.run for each in point.contenders if each.run is not None}
+        names = [*OUTPUT_FILES]
+        if runs:
+            names.append(write_contenders(folder, runs).name)
+        result = Result(
+            command="tune",
+            command_line=typed,
+            config={
+                **config,
+                "operating_point": point.config,
+                "tuned": point.tuned.policy,
+                "tuned_contender": point.tuned.name,
+                "interrupted": point.interrupted,
+            },
+            seed=point.config.seed,
+            metrics=reported.metrics(point),
+            intervals=reported.intervals(point),
+            validity=reported.validity(point),
+            artifacts=[out / name for name in names],
+        )
+        write_result(folder / "result.json", result)
+        write_report(folder, name=out.name)
+    return result
 
 
 def exit_code(point: OperatingPoint) -> int:
@@ -186,4 +270,4 @@ def exit_code(point: OperatingPoint) -> int:
         return ExitCode.INTERRUPTED
     if not validity(point).valid:
         return ExitCode.INVALID_MEASUREMENT
-    return 0 if point.tuned.best.capacity_qps else ExitCode.BOUND_MISSED
+    return ExitCode.DONE if point.tuned.best.capacity_qps else ExitCode.BOUND_MISSED

@@ -88,7 +88,7 @@ def _capacity(result: Result, columns: ReportData) -> Headline | None:
     bound = str(sla).replace(" ", "\N{NO-BREAK SPACE}") if sla is not None else "the SLA"
     figures = tuple((_capacity_figures(result, columns) + _quality_figures(metrics))[:_NUM_FIGURES])
     if capacity == 0 or (capacity is None and simulated == 0):
-        return Headline(f"No batch size keeps {bound} on this host.", figures)
+        return Headline(f"No policy keeps {bound} on this host.", figures)
     if capacity is None:
         assert simulated is not None
         sentence = f"Simulated, this host ranks {number(simulated)} queries/s and keeps {bound}; "

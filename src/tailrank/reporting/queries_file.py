@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,31 @@ def write_queries(folder: Path, run: RunResult) -> Path:
     to the last part's end), `latency_ns` (their sum) and `outcome`. Times that never came are null.
     `--arrivals trace:FILE` reads such a file again.
     """
+    return _write(folder, _rows(run))
+
+
+def write_contenders(folder: Path, runs: Mapping[str, RunResult]) -> Path:
+    """Write the rows of several runs one after another, as `write_queries` does.
+
+    Args:
+        folder: where to.
+        runs: by what stands in the first column, `contender`.
+    """
+    frames = [
+        _rows(run).select(pl.lit(contender).alias("contender"), pl.all())
+        for contender, run in runs.items()
+    ]
+    return _write(folder, pl.concat(frames))
+
+
+def _write(folder: Path, frame: pl.DataFrame) -> Path:
+    path = folder / FILE_NAME
+    frame.write_parquet(path)
+    return path
+
+
+def _rows(run: RunResult) -> pl.DataFrame:
+    """A row per query."""
     queries = run.queries
     frame = pl.DataFrame(
         {
@@ -34,7 +60,7 @@ def write_queries(folder: Path, run: RunResult) -> Path:
     names = {int(outcome): outcome.name.lower() for outcome in QueryOutcome}
     started = pl.when(pl.col("started_ns") >= 0).then("started_ns")
     done = pl.when(pl.col("outcome") == int(QueryOutcome.ANSWERED)).then("done_ns")
-    frame = frame.select(
+    return frame.select(
         "query_id",
         "scheduled_ns",
         "num_items",
@@ -44,6 +70,3 @@ def write_queries(folder: Path, run: RunResult) -> Path:
         latency_ns=done - pl.col("scheduled_ns"),
         outcome=pl.col("outcome").replace_strict(names, return_dtype=pl.String),
     )
-    path = folder / FILE_NAME
-    frame.write_parquet(path)
-    return path

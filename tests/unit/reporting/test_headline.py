@@ -29,7 +29,7 @@ def test_an_sla_that_nothing_meets_is_said_plainly() -> None:
     live = replace(full_result(), metrics=METRICS | {"tuned.capacity_qps": 0.0})
     simulated = replace(full_result(), metrics={"tuned.simulated_capacity_qps": 0.0}, intervals={})
     for missed in (live, simulated):
-        assert "No batch size keeps" in headline(missed, full_columns()).sentence
+        assert "No policy keeps" in headline(missed, full_columns()).sentence
 
 
 def test_a_simulated_capacity_is_not_passed_off_as_measured() -> None:

@@ -1,0 +1,399 @@
+"""The way to an operating point: profile, simulate all contenders, prove their best live.
+
+A whole budget of wall time is dealt out. Knows no command line and writes no file: what is finished
+is handed to whoever keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from tailrank.characterization.bench import Bench
+from tailrank.characterization.contenders import Contender, ContenderSearch
+from tailrank.characterization.load_test import rough_capacity_qps, simulate_load
+from tailrank.characterization.operating_point import (
+    Bracket,
+    OperatingPoint,
+    OperatingPointConfig,
+    PolicyCapacity,
+)
+from tailrank.characterization.service_time import BudgetTooShort
+from tailrank.characterization.stages import (
+    LiveRun,
+    LiveStage,
+    NoStages,
+    SimulatedStage,
+    Stages,
+)
+from tailrank.core.clock import Clock, MonotonicClock
+from tailrank.core.errors import RequestError
+from tailrank.core.fleet import Fleet
+from tailrank.core.measurement import Measurement
+from tailrank.core.service_time import ServiceTimeTable
+from tailrank.runtime.measurement import to_measurement
+from tailrank.runtime.record import RunResult
+from tailrank.tuning.candidate import Candidate
+from tailrank.tuning.capacity import Capacity, Probe, verify_capacity
+from tailrank.tuning.search import Point, SearchResult, merit
+from tailrank.tuning.verification import Verified, verify_best
+
+# Beyond so many queries chance is small beside what a simulation does not know.
+_SIMULATED_QUERIES_MAX = 20_000
+
+OnProgress = Callable[[str, float, str], None]
+"""Told the stage, its finished fraction (0 to 1) and a remark."""
+
+
+def find_operating_point(
+    config: OperatingPointConfig,
+    bench: Bench,
+    *,
+    table: ServiceTimeTable | None = None,
+    stages: Stages | None = None,
+    on_progress: OnProgress = lambda stage, fraction, remark: None,
+    announce: Callable[[str], None] = lambda text: None,
+    clock: Clock | None = None,
+) -> OperatingPoint:
+    """Profile, find the best settings of every contender in simulation, prove them live.
+
+    A keyboard interrupt keeps what is known, once the baseline has been simulated.
+
+    Args:
+        config: what to look for.
+        bench: what is put under load.
+        table: its service times; None: measured first.
+        stages: knows what an interrupted search had finished, and keeps what this one finishes;
+            None: nobody does.
+        on_progress: see `OnProgress`.
+        announce: told where the time goes, and what it was too short for.
+        clock: what the budget is held against; None: the system's.
+
+    Raises:
+        RequestError: the budget is too short for the profile, or for a single live run.
+        OutsideProfile: `table` does not reach as far as the batches to simulate.
+        ServingError: a batch failed live.
+    """
+    search = _Search(
+        config, bench, stages or NoStages(), on_progress, announce, clock or MonotonicClock()
+    )
+    table = search.profile(table)
+    return search.prove(search.simulate(table))
+
+
+class _Search:
+    """One way through profile, simulation and live runs, with the time that it has."""
+
+    def __init__(
+        self,
+        config: OperatingPointConfig,
+        bench: Bench,
+        stages: Stages,
+        on_progress: OnProgress,
+        announce: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        self._config, self._bench, self._stages = config, bench, stages
+        self._on_progress, self._announce, self._clock = on_progress, announce, clock
+        self._load = bench.load(config)
+        self._started_ns = clock.now_ns()
+        self._simulate_until_s = config.simulate_share * config.budget_s
+        self._strict: dict[Candidate, Capacity] = {}  # in runs as long as the live ones
+
+    def profile(self, table: ServiceTimeTable | None) -> ServiceTimeTable:
+        """The service times: given, kept, or measured now."""
+        table = table or self._stages.profile()
+        if table is not None:
+            return table
+        config = self._config
+        try:
+            table = self._bench.profile(
+                config.profile_config, partial(self._on_progress, "profile"), self._announce
+            )
+        except BudgetTooShort as error:
+            needed_s = math.ceil(error.needed_s / config.profile_share)
+            raise RequestError(
+                "--budget",
+                f"{config.profile_share:.0%} of {config.budget_s:g} s do not hold one batch of "
+                f"every size to be timed here and now; allow {needed_s} s or more",
+            ) from None
+        self._stages.keep_profile(table)
+        return table
+
+    def simulate(self, table: ServiceTimeTable) -> OperatingPoint:
+        """The best settings of every contender, by simulation."""
+        config, found = self._config, list[PolicyCapacity]()
+        search = ContenderSearch(
+            partial(self._simulate, table),
+            config.sla,
+            config.bounds,
+            search=config.search,
+            start_qps=rough_capacity_qps(self._load, self._fleet(table, config.num_workers)),
+            seed=config.seed,
+        )
+        interrupted = False
+        contenders = config.contenders
+        for index, contender in enumerate(contenders):
+            try:
+                one, interrupted = self._find(contender, search, table, found, len(contenders))
+                found.append(one)
+            except KeyboardInterrupt:
+                interrupted = True
+                if index == 0:
+                    raise
+            if interrupted:
+                break
+        point = OperatingPoint(
+            config=config, table=table, contenders=tuple(found), interrupted=interrupted
+        )
+        self._on_progress("simulate", 1.0, _best_so_far(point.contenders))
+        return point
+
+    def _find(
+        self,
+        contender: Contender,
+        search: ContenderSearch,
+        table: ServiceTimeTable,
+        before: list[PolicyCapacity],
+        num_contenders: int,
+    ) -> tuple[PolicyCapacity, bool]:
+        """One contender at its best, and whether its search was interrupted."""
+        config, interrupted = self._config, False
+        stage = self._stages.simulated(contender.prefix)
+        if stage is not None:
+            capacity = self._again(stage.best, table)
+        else:
+            result = self._search(contender, search, before, num_contenders)
+            interrupted = result.interrupted
+            if result.best is None:
+                raise KeyboardInterrupt
+            # A search that was cut short may not have come to what another one has shown.
+            points = [*search.known(contender), *result.points]
+            chosen = max((result.best, *search.known(contender)), key=merit)
+            capacity = chosen.capacity if interrupted else self._as_long_as_live(chosen, table)
+            stage = SimulatedStage(
+                Bracket(chosen.value, capacity.low_qps, capacity.high_qps),
+                tuple({point.value: Bracket.of(point) for point in points}.values()),
+            )
+            if not interrupted and not result.out_of_time:
+                self._stages.keep_simulated(contender.prefix, stage)
+        one = PolicyCapacity(
+            name=contender.name,
+            prefix=contender.prefix,
+            candidate=stage.best.candidate,
+            policy=config.policy_of(stage.best.candidate),
+            simulated=capacity,
+            brackets=stage.seen,
+        )
+        return one, interrupted
+
+    def _search(
+        self,
+        contender: Contender,
+        search: ContenderSearch,
+        before: list[PolicyCapacity],
+        num_contenders: int,
+    ) -> SearchResult[Candidate]:
+        """Search a contender's settings, in its share of the time that is left."""
+        so_far = _best_so_far(before)
+
+        def on_point(point: Point[Candidate], fraction: float) -> None:
+            remark = f"{contender.name}: {_words(point)}"
+            done = (len(before) + fraction) / num_contenders
+            self._on_progress("simulate", done, "; ".join(filter(None, (so_far, remark))))
+
+        now_s = self._elapsed_s()
+        until_s = now_s + (self._simulate_until_s - now_s) / (num_contenders - len(before))
+        result = search.find(
+            contender, seconds_left=lambda: until_s - self._elapsed_s(), on_point=on_point
+        )
+        if result.out_of_time:
+            self._announce(
+                f"{contender.name}: time for {len({p.value for p in result.points})} of "
+                f"{len(contender.space.candidates())} settings only, or not for the longest runs"
+            )
+        return result
+
+    def _as_long_as_live(self, best: Point[Candidate], table: ServiceTimeTable) -> Capacity:
+        """The capacity in runs as long as the live ones, judged as strictly, to be compared."""
+        if not best.capacity.capacity_qps:
+            return best.capacity
+        if best.value not in self._strict:
+            self._strict[best.value] = verify_capacity(
+                partial(self._simulate, table),
+                best.value,
+                self._config.sla,
+                expected_qps=best.capacity.capacity_qps,
+                judge=self._config.judge,
+                seconds_left=lambda: self._simulate_until_s - self._elapsed_s(),
+            )
+        found = self._strict[best.value]
+        return found if found.capacity_qps else best.capacity
+
+    def _again(self, kept: Bracket, table: ServiceTimeTable) -> Capacity:
+        """A capacity that was found before: simulated at its two ends, which decided it."""
+        ends = [
+            self._simulate(table, kept.candidate, qps)
+            for qps in (kept.low_qps, kept.high_qps)
+            if 0.0 < qps < math.inf
+        ]
+        return self._capacity(kept, ends)
+
+    def _capacity(self, kept: Bracket, ends: Sequence[Measurement]) -> Capacity:
+        """A capacity from what its ends have shown, that of the capacity first."""
+        probes = [
+            Probe(seen.offered_qps, seen, self._config.judge(seen, self._config.sla))
+            for seen in ends
+        ]
+        return Capacity(kept.low_qps, kept.high_qps, tuple(probes), ends[0])
+
+    def _simulate(
+        self,
+        table: ServiceTimeTable,
+        candidate: Candidate,
+        qps: float,
+        num_queries: int | None = None,
+    ) -> Measurement:
+        """A simulated run; of as many queries as a live one where no number is given."""
+        length = num_queries or min(self._load.num_queries(qps), _SIMULATED_QUERIES_MAX)
+        load = replace(self._load, num_workers=candidate.num_workers, queries=length)
+        fleet = self._fleet(table, candidate.num_workers)
+        return simulate_load(load, fleet, self._config.policy_of(candidate), qps)[0]
+
+    def _fleet(self, table: ServiceTimeTable, num_workers: int) -> Fleet:
+        return Fleet.uniform(table, num_workers, model=self._load.workload.model)
+
+    def prove(self, point: OperatingPoint) -> OperatingPoint:
+        """The best of every contender, live, near what the simulation promised."""
+        config = self._config
+        promised = [each for each in point.contenders if each.simulated.capacity_qps]
+        if not config.live or point.interrupted or not promised:
+            return point
+        runs: dict[Candidate, tuple[Capacity, RunResult]] = {}
+        for each in promised:
+            if (kept := self._stages.live(each.candidate)) is not None:
+                runs[each.candidate] = self._served_before(kept), kept.ends[0].run
+        # What all are compared with goes first, then the most promising.
+        baseline, *others = promised
+        others.sort(key=lambda each: -each.simulated.capacity_qps)
+        wanted = {
+            each.candidate: each for each in (baseline, *others) if each.candidate not in runs
+        }
+        self._check_time_for_live([*wanted.values()], done=len(runs))
+        interrupted = self._serve(wanted, runs, point)
+        proven = tuple(_served(each, runs) for each in point.contenders)
+        self._on_progress("live", 1.0, "")
+        return replace(point, contenders=proven, interrupted=interrupted)
+
+    def _serve(
+        self,
+        wanted: dict[Candidate, PolicyCapacity],
+        runs: dict[Candidate, tuple[Capacity, RunResult]],
+        point: OperatingPoint,
+    ) -> bool:
+        """Verify candidates as long as there is time; True if that was interrupted."""
+        config, started_s = self._config, self._elapsed_s()
+        serve = self._bench.live(config, self._load, point.table)
+        rows: dict[float, RunResult] = {}
+        interrupted = False
+
+        def measure(candidate: Candidate, qps: float) -> Measurement:
+            nonlocal interrupted
+            so_far = _best_so_far([_served(each, runs) for each in point.contenders])
+            remark = f"{wanted[candidate].name} at {qps:,.0f} queries/s"
+            done = (self._elapsed_s() - started_s) / max(1e-9, config.budget_s - started_s)
+            self._on_progress("live", min(0.99, done), "; ".join(filter(None, (so_far, remark))))
+            try:
+                measurement, rows[qps] = serve(candidate, qps)
+            except KeyboardInterrupt:
+                interrupted = True
+                raise
+            return measurement
+
+        def on_verified(found: Verified[Candidate]) -> None:
+            runs[found.value] = found.live, rows[found.live.at.offered_qps]
+            whole = replace(wanted[found.value], live=found.live)
+            # What the budget cut short is worth another try.
+            if not interrupted and not whole.invalid_reasons:
+                self._stages.keep_live(_live_stage(found.value, found.live, rows))
+            rows.clear()
+
+        verification = verify_best(
+            measure,
+            [Point(each.candidate, each.simulated) for each in wanted.values()],
+            config.sla,
+            num_best=max(1, len(wanted)),
+            judge=config.judge,
+            seconds_left=lambda: config.budget_s - self._elapsed_s(),
+            on_verified=on_verified,
+        )
+        if verification.out_of_time:
+            self._announce("the budget ended before every contender was served live")
+        return verification.interrupted
+
+    def _served_before(self, kept: LiveStage) -> Capacity:
+        """A live capacity from the rows of the runs that decided it."""
+        ends = [
+            replace(
+                to_measurement(end.run, offered_qps=end.qps, sla=self._config.sla),
+                queries_per_joule=end.queries_per_joule,
+            )
+            for end in kept.ends
+        ]
+        return self._capacity(kept.bracket, ends)
+
+    def _check_time_for_live(self, wanted: list[PolicyCapacity], *, done: int) -> None:
+        """Refuse a budget that is too short for a single live run of anybody."""
+        if done or not wanted:
+            return
+        spent_s, budget_s = self._elapsed_s(), self._config.budget_s
+        runs_s = [
+            self._load.num_queries(qps) / qps
+            for qps in (each.simulated.capacity_qps for each in wanted)
+        ]
+        if min(runs_s) > budget_s - spent_s:
+            needed_s = math.ceil(spent_s + sum(runs_s))
+            raise RequestError(
+                "--budget",
+                f"{budget_s:g} s leave {max(0.0, budget_s - spent_s):.1f} s for live runs, and a "
+                f"single one takes {min(runs_s):.1f} s; allow {needed_s} s or more, or "
+                "--simulate-only",
+            )
+
+    def _elapsed_s(self) -> float:
+        """Time since the search began."""
+        return (self._clock.now_ns() - self._started_ns) / 1e9
+
+
+def _live_stage(candidate: Candidate, found: Capacity, rows: dict[float, RunResult]) -> LiveStage:
+    """What is kept of a live search: its bracket, and the runs at the ends of it."""
+    joules = {probe.qps: probe.measurement.queries_per_joule for probe in found.probes}
+    ends = [qps for qps in (found.at.offered_qps, found.high_qps) if qps in rows]
+    return LiveStage(
+        Bracket(candidate, found.low_qps, found.high_qps),
+        tuple(LiveRun(qps, rows[qps], joules[qps]) for qps in dict.fromkeys(ends)),
+    )
+
+
+def _served(
+    contender: PolicyCapacity, runs: dict[Candidate, tuple[Capacity, RunResult]]
+) -> PolicyCapacity:
+    """A contender with what was served of its settings, if they were."""
+    found = runs.get(contender.candidate)
+    return contender if found is None else replace(contender, live=found[0], run=found[1])
+
+
+def _words(point: Point[Candidate]) -> str:
+    """A simulated point as people read it."""
+    return f"batch {point.value.batch_items_max}, {point.capacity.capacity_qps:,.0f} queries/s"
+
+
+def _best_so_far(found: Sequence[PolicyCapacity]) -> str:
+    """The contender that leads, as far as is known; empty while nobody does."""
+    served = [each for each in found if each.live is not None] or found
+    best = max(served, key=lambda each: each.best.capacity_qps, default=None)
+    if best is None:
+        return ""
+    return f"best so far {best.name}, {best.best.capacity_qps:,.0f} queries/s"
