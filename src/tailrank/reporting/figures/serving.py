@@ -205,7 +205,12 @@ def promises(rows: Sequence[PromiseRow]) -> go.Figure:
             },
             name=kind,
             mode="markers",
-            marker={"color": color(position), "size": 11, "symbol": symbol, "line": {"width": 2.5}},
+            marker={
+                "color": color(position),
+                "size": 11,
+                "symbol": symbol,
+                "line": {"width": 2.5, "color": color(position)},
+            },
             customdata=[row.policy for _, row in own],
             hovertemplate=f"%{{customdata}}: %{{x:,.0f}} queries/s {kind}<extra></extra>",
         )
