@@ -33,6 +33,8 @@ class NeuMFStyle(nn.Module):
         self.user_mlp = nn.Embedding(num_users, 2 * factors)
         self.item_mlp = nn.Embedding(num_items, 2 * factors)
         self.tower = nn.Sequential(
+            nn.Linear(4 * factors, 4 * factors),
+            nn.ReLU(),
             nn.Linear(4 * factors, 2 * factors),
             nn.ReLU(),
             nn.Linear(2 * factors, factors),
