@@ -64,7 +64,7 @@ def demo(
         "target": str(model),
         "sla": _SLA,
         "out": tuned,
-        "budget": "20s" if quick else "60s",
+        "budget": "20s" if quick else "90s",
         "seed": seed,
     }
     # The verbs speak to people on standard output, which under --json is not theirs.
