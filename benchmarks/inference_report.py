@@ -6,7 +6,7 @@ python benchmarks/inference_report.py RESULT.json
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from inference_plot import draw
@@ -38,12 +38,28 @@ TARGETS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    result, path = write_page(__doc__, lines_of)
+    replace_text(path.with_suffix(".svg"), draw(result))
+
+
+def write_page(
+    description: str | None, lines_of: Callable[[Result, Path], list[str]]
+) -> tuple[Result, Path]:
+    """Write the page of the result that the command line names, beside it.
+
+    Args:
+        description: of the command.
+        lines_of: (result, its path) -> the page.
+
+    Returns:
+        The result and its path.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("result", type=Path)
     path = parser.parse_args().result
     result = read_result(path)
-    replace_text(path.with_suffix(".svg"), draw(result))
     replace_text(path.with_suffix(".md"), "\n".join(lines_of(result, path)) + "\n")
+    return result, path
 
 
 def lines_of(result: Result, path: Path) -> list[str]:

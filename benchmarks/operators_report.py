@@ -5,23 +5,13 @@ python benchmarks/operators_report.py RESULT.json
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from inference_report import table
-from tailrank.core.files import replace_text
-from tailrank.reporting.result import Result, read_result
+from inference_report import table, write_page
+from tailrank.reporting.result import Result
 
 SHARES = ("lookup", "dense", "attention", "recurrent", "other")
 OURS, EAGER = "tailrank_fp32", "eager_modules_fp32"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path)
-    path = parser.parse_args().result
-    lines = lines_of(read_result(path), path)
-    replace_text(path.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 def lines_of(result: Result, path: Path) -> list[str]:
@@ -111,4 +101,4 @@ def chosen_rows(result: Result) -> list[tuple[str, ...]]:
 
 
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, lines_of)

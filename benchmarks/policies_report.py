@@ -5,14 +5,12 @@ python benchmarks/policies_report.py RESULT.json
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference_report import table
-from tailrank.core.files import replace_text
-from tailrank.reporting.result import Result, read_result
+from inference_report import table, write_page
+from tailrank.reporting.result import Result
 
 # Metric, least value, words.
 AIMS = (
@@ -29,14 +27,6 @@ ERROR_ALLOWED = 0.05
 # Stalls of 50 ms a second hold up a twentieth of the queries, by anything from 0 to 50 ms: a
 # hundredth of all by 40 ms and more. A load test that waited for its ranker would see none of them.
 STALLED_P99_MS = 30.0
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path)
-    path = parser.parse_args().result
-    lines = lines_of(read_result(path), path)
-    replace_text(path.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 def lines_of(result: Result, path: Path) -> list[str]:
@@ -88,10 +78,15 @@ def lines_of(result: Result, path: Path) -> list[str]:
     return lines
 
 
+def in_words(value: float) -> str:
+    """A ratio, or a rate."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def aim_rows(metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
     """What was aimed at and what was measured; what was not measured is left out."""
     rows = [
-        (words, f">= {least:,g}", f"**{metrics[name]:,.4g}**", verdict(metrics[name] >= least))
+        (words, f">= {least:,g}", f"**{in_words(metrics[name])}**", verdict(metrics[name] >= least))
         for name, least, words in AIMS
         if name in metrics
     ]
@@ -165,4 +160,4 @@ def case_row(metrics: Mapping[str, float], case: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, lines_of)
