@@ -20,6 +20,9 @@ Config = TypeVar("Config")
 Measure = Callable[[Config, float], Measurement]
 
 _NUM_OCTAVES_MAX = 20  # doublings from the start before a search gives up: a factor of a million
+# Times that a load is measured again while its generator was late: pauses of a shared host come and
+# go, and a miss that is theirs would bound all that follows.
+_LATE_REPEATS = 2
 _LIGHT_LOAD_FRACTION = 1 / 1024  # of the start: whoever misses the SLA there misses it everywhere
 
 
@@ -170,8 +173,9 @@ def find_capacity(
     If the guess itself fails, the search goes on between it and a thousandth of it; an SLA that is
     missed even there is the result `low_qps = 0`.
 
-    A load that is neither a clear pass nor a clear miss bounds the search from above but not the
-    interval: `low_qps` is what passed for certain, `high_qps` what missed for certain.
+    A load whose generator was late is measured again, up to twice. A load that is neither a clear
+    pass nor a clear miss bounds the search from above but not the interval: `low_qps` is what
+    passed for certain, `high_qps` what missed for certain.
 
     Args:
         measure: measures one load; called at most about 40 times.
@@ -270,6 +274,10 @@ class _Search:
         """Measure one more load."""
         try:
             measurement = self._measure(qps)
+            for _ in range(_LATE_REPEATS):
+                if not _is_late(measurement) or self._seconds_left() <= 0.0:
+                    break
+                measurement = self._measure(qps)
         except KeyboardInterrupt:
             if self.probes:
                 raise CapacityInterrupted(self.capacity()) from None
@@ -302,6 +310,11 @@ class _Search:
         at_qps = self._low_qps or min(probe.qps for probe in self.probes)
         at = next(probe.measurement for probe in self.probes if probe.qps == at_qps)
         return Capacity(self._low_qps, min(missed, default=math.inf), tuple(self.probes), at)
+
+
+def _is_late(measurement: Measurement) -> bool:
+    """Whether the host kept the load generator waiting: says nothing of the load, good or bad."""
+    return any(reason.startswith("generator_late") for reason in measurement.validity.reasons)
 
 
 def _check_positive(**numbers: float) -> None:

@@ -256,6 +256,34 @@ def test_reasons_of_the_deciding_probes_are_passed_on():
     assert capacity.invalid_reasons == ("generator_late: by a lot",)
 
 
+@pytest.mark.parametrize(("num_late", "expected"), [(0, 1), (1, 2), (2, 3), (5, 3)])
+def test_a_load_is_measured_again_while_its_generator_is_late(num_late, expected):
+    calls = []
+
+    def measure(config, qps):
+        calls.append(qps)
+        late = calls.count(qps) <= num_late
+        reasons = ["generator_late: a pause of the host"] if late else []
+        return make_measurement(qps, np.full(1000, 11 * MS if late else 9 * MS), reasons)
+
+    capacity = verify_capacity(measure, None, SLA_10MS, expected_qps=100.0, num_probes_max=2)
+    assert calls.count(100.0) == expected
+    assert len(capacity.probes) == 2, "one probe a load, however often it was measured"
+    assert (capacity.low_qps >= 100.0) == (num_late <= 2)
+    assert capacity.invalid_reasons == (() if num_late <= 2 else capacity.at.validity.reasons)
+
+
+def test_a_late_load_is_not_measured_again_without_time():
+    calls = []
+
+    def measure(config, qps):
+        calls.append(qps)
+        return make_measurement(qps, np.full(1000, 11 * MS), ["generator_late: by a lot"])
+
+    verify_capacity(measure, None, SLA_10MS, expected_qps=100.0, seconds_left=lambda: 0.0)
+    assert calls == [100.0]
+
+
 @pytest.mark.parametrize(
     "options", [{"start_qps": 0.0}, {"start_qps": math.inf}, {"start_qps": 1.0, "tolerance": 0.0}]
 )
