@@ -33,11 +33,12 @@ def test_tune_finds_proves_and_reports(model: Path, profile: str, tmp_path: Path
     # On a machine that somebody else is using a run may be late, which is said, not hidden.
     assert code == (0 if result.validity.valid else 4)
     metrics = result.metrics
-    if not any("out_of_time" in reason for reason in result.validity.reasons):
-        assert metrics["tuned.capacity_qps"] > 0
-        assert metrics["tuned.capacity_items_per_s"] > 0
-        assert metrics["tuned.latency_ms_p90"] <= 500
-    assert metrics["best_static.simulated_capacity_qps"] > 0
+    assert metrics["tuned.capacity_qps"] > 0
+    assert metrics["tuned.capacity_items_per_s"] > 0
+    assert metrics["tuned.latency_ms_p90"] <= 500
+    assert (
+        metrics["best_static.simulated_capacity_qps"] >= metrics["baseline.simulated_capacity_qps"]
+    )
     assert {path.name for path in out.iterdir()} == {
         "result.json", "report.html", "report_data.json", "profile.json", "queries.parquet",
     }  # fmt: skip

@@ -5,6 +5,7 @@ Knows no target, no clock and no file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -234,3 +235,12 @@ class OperatingPoint:
         """The best: of those whose live capacity is known, if one is; the first among equals."""
         served = [each for each in self.contenders if each.live is not None and not each.cut_short]
         return max(served or self.contenders, key=lambda each: each.best.capacity_qps)
+
+
+def best_so_far(found: Sequence[PolicyCapacity]) -> str:
+    """The contender that leads, as far as is known; empty while nobody does."""
+    served = [each for each in found if each.live is not None] or found
+    best = max(served, key=lambda each: each.best.capacity_qps, default=None)
+    if best is None:
+        return ""
+    return f"best so far {best.name}, {best.best.capacity_qps:,.0f} queries/s"

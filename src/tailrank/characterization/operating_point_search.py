@@ -19,6 +19,7 @@ from tailrank.characterization.operating_point import (
     OperatingPoint,
     OperatingPointConfig,
     PolicyCapacity,
+    best_so_far,
 )
 from tailrank.characterization.service_time import BudgetTooShort
 from tailrank.characterization.stages import (
@@ -148,7 +149,7 @@ class _Search:
         point = OperatingPoint(
             config=config, table=table, contenders=tuple(found), interrupted=interrupted
         )
-        self._on_progress("simulate", 1.0, _best_so_far(point.contenders))
+        self._on_progress("simulate", 1.0, best_so_far(point.contenders))
         return point
 
     def _find(
@@ -170,13 +171,13 @@ class _Search:
             if result.best is None:
                 raise KeyboardInterrupt
             # A search that was cut short may not have come to what another one has shown.
-            points = [*search.known(contender), *result.points]
-            chosen = max((result.best, *search.known(contender)), key=merit)
-            capacity = chosen.capacity if interrupted else self._as_long_as_live(chosen, table)
-            stage = SimulatedStage(
-                Bracket(chosen.value, capacity.low_qps, capacity.high_qps),
-                tuple({point.value: Bracket.of(point) for point in points}.values()),
-            )
+            known = search.known(contender)
+            chosen = max((result.best, *known), key=merit)
+            if not interrupted:
+                chosen = self._as_long_as_live(chosen, known, table)
+            capacity = chosen.capacity
+            seen = {point.value: Bracket.of(point) for point in (*known, *result.points)}
+            stage = SimulatedStage(Bracket.of(chosen), tuple(seen.values()))
             if not interrupted and not result.out_of_time:
                 self._stages.keep_simulated(contender.prefix, stage)
         one = PolicyCapacity(
@@ -197,7 +198,7 @@ class _Search:
         num_contenders: int,
     ) -> SearchResult[Candidate]:
         """Search a contender's settings, in its share of the time that is left."""
-        so_far = _best_so_far(before)
+        so_far = best_so_far(before)
 
         def on_point(point: Point[Candidate], fraction: float) -> None:
             remark = f"{contender.name}: {_words(point)}"
@@ -216,12 +217,16 @@ class _Search:
             )
         return result
 
-    def _as_long_as_live(self, best: Point[Candidate], table: ServiceTimeTable) -> Capacity:
-        """The capacity in runs as long as the live ones, judged as strictly, to be compared."""
-        if not best.capacity.capacity_qps:
-            return best.capacity
-        if best.value not in self._strict:
-            self._strict[best.value] = verify_capacity(
+    def _as_long_as_live(
+        self, best: Point[Candidate], known: Sequence[Point[Candidate]], table: ServiceTimeTable
+    ) -> Point[Candidate]:
+        """The best in runs as long as the live ones, judged as strictly, to be compared.
+
+        Of `best` and of those of `known`, other contenders', that had such runs already.
+        """
+        strict = self._strict
+        if best.capacity.capacity_qps and best.value not in strict:
+            strict[best.value] = verify_capacity(
                 partial(self._simulate, table),
                 best.value,
                 self._config.sla,
@@ -229,8 +234,9 @@ class _Search:
                 judge=self._config.judge,
                 seconds_left=lambda: self._simulate_until_s - self._elapsed_s(),
             )
-        found = self._strict[best.value]
-        return found if found.capacity_qps else best.capacity
+        seen = [Point(p.value, strict[p.value]) for p in (best, *known) if p.value in strict]
+        found = max(seen, key=merit, default=best)
+        return found if found.capacity.capacity_qps else best
 
     def _again(self, kept: Bracket, table: ServiceTimeTable) -> Capacity:
         """A capacity that was found before: simulated at its two ends, which decided it."""
@@ -301,7 +307,7 @@ class _Search:
 
         def measure(candidate: Candidate, qps: float) -> Measurement:
             nonlocal interrupted
-            so_far = _best_so_far([_served(each, runs) for each in point.contenders])
+            so_far = best_so_far([_served(each, runs) for each in point.contenders])
             remark = f"{wanted[candidate].name} at {qps:,.0f} queries/s"
             done = (self._elapsed_s() - started_s) / max(1e-9, config.budget_s - started_s)
             self._on_progress("live", min(0.99, done), "; ".join(filter(None, (so_far, remark))))
@@ -388,12 +394,3 @@ def _served(
 def _words(point: Point[Candidate]) -> str:
     """A simulated point as people read it."""
     return f"batch {point.value.batch_items_max}, {point.capacity.capacity_qps:,.0f} queries/s"
-
-
-def _best_so_far(found: Sequence[PolicyCapacity]) -> str:
-    """The contender that leads, as far as is known; empty while nobody does."""
-    served = [each for each in found if each.live is not None] or found
-    best = max(served, key=lambda each: each.best.capacity_qps, default=None)
-    if best is None:
-        return ""
-    return f"best so far {best.name}, {best.best.capacity_qps:,.0f} queries/s"
