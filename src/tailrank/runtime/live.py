@@ -15,8 +15,8 @@ from tailrank.core.fleet import CPU, Fleet
 from tailrank.core.query import Query
 from tailrank.runtime.inbox import DrawnInbox, OpenInbox
 from tailrank.runtime.loop import Loop
-from tailrank.runtime.ports import Inbox, Journal, OnAnswer, Parking, RunBatch
-from tailrank.runtime.record import Recorder, RunResult
+from tailrank.runtime.ports import Inbox, Journal, OnAnswer, OnEnd, Parking, RunBatch
+from tailrank.runtime.record import QueryRecord, Recorder, RunResult
 from tailrank.runtime.virtual import check_schedule, check_workers
 from tailrank.runtime.workers import LockParking, RunClock, WorkerPool
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler
@@ -80,6 +80,7 @@ def run_live(
     run_batch: RunBatch,
     initialise_worker: Callable[[int], None] | None = None,
     on_answer: OnAnswer | None = None,
+    on_end: OnEnd | None = None,
     journal: Journal | None = None,
     config: LiveConfig | None = None,
     fleet: Fleet | None = None,
@@ -99,6 +100,9 @@ def run_live(
             in `RunResult.first_error`, and the run goes on.
         initialise_worker: called with the slot, once, on each worker's thread, before all else.
         on_answer: takes every answer, on a worker's thread.
+        on_end: takes every query that came, once, when it has ended, in whatever way; the run then
+            forgets it, so that it can go on for ever (with `collect_garbage`), and its result has
+            no rows.
         journal: takes down every step.
         config: None: the defaults.
         fleet: what the policy predicts with; None for one that does not.
@@ -108,7 +112,7 @@ def run_live(
     Raises:
         ConfigError: the schedule is empty or out of order, more workers than cores are to be
             pinned, the fleet has another number of slots, or the policy wants one.
-        Exception: whatever `initialise_worker` or `on_answer` raised.
+        Exception: whatever `initialise_worker`, `on_answer` or `on_end` raised.
     """
     config = config or LiveConfig()
     check_workers(num_workers, fleet)
@@ -120,7 +124,7 @@ def run_live(
     devices = (CPU,) * num_workers if fleet is None else fleet.devices
     cores = cores_of(devices, sorted(os.sched_getaffinity(0))) if config.pin else None
     run_clock = RunClock(clock or MonotonicClock())
-    recorder = Recorder()
+    recorder = Recorder(forget=on_end is not None)
     pool = WorkerPool(
         inbox=inbox,
         num_workers=num_workers,
@@ -141,10 +145,17 @@ def run_live(
         recorder=recorder,
         journal=journal,
         on_answer=on_answer,
+        on_end=on_end,
     )
     with _quiet_interpreter(config):
-        drained = pool.serve(loop)
-    came = [*recorder.released(), *inbox.left()]
+        try:
+            drained = pool.serve(loop)
+        finally:
+            if on_end is not None:
+                loop.give_up()
+                for query in inbox.left():
+                    on_end(QueryRecord(query, -1, query.num_items, query.num_items))
+    came = [*recorder.released(), *inbox.left()] if on_end is None else []
     return recorder.result(
         sorted(came, key=lambda query: query.scheduled_ns),
         num_workers=num_workers,

@@ -13,7 +13,7 @@ from operator import itemgetter
 from tailrank.core.clock import Clock
 from tailrank.core.query import NOTHING, Batch, Decision, Outcome, Query
 from tailrank.runtime.events import BatchDone, Event, QueryArrived, WorkersFree
-from tailrank.runtime.ports import Executor, Journal, OnAnswer
+from tailrank.runtime.ports import Executor, Journal, OnAnswer, OnEnd
 from tailrank.runtime.record import QueryOutcome, QueryRecord, Recorder
 from tailrank.scheduling.scheduler import Scheduler
 
@@ -35,6 +35,7 @@ class Loop:
         recorder: takes the rows of queries and batches.
         journal: takes down every step.
         on_answer: takes every answer, outside the lock, on the thread that finished the query.
+        on_end: takes every query that ends, in whatever way, likewise.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Loop:
         recorder: Recorder,
         journal: Journal | None = None,
         on_answer: OnAnswer | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._scheduler = scheduler
@@ -57,7 +59,9 @@ class Loop:
         self._recorder = recorder
         self._journal = journal
         self._on_answer = on_answer
+        self._on_end = on_end
         self._open: dict[int, QueryRecord] = {}
+        self._ended: list[QueryRecord] = []  # in the step that is being taken
         self._running: list[Batch | None] = [None] * num_workers
         # (slot, items, parts, start) of what runs in each slot: its row in the making
         self._rows = [(slot, 0, 0, 0) for slot in range(num_workers)]
@@ -77,13 +81,13 @@ class Loop:
 
     def step(self, event: Event) -> None:
         """Take one event in and carry out what the scheduler decides."""
-        answered: Sequence[QueryRecord] = ()
+        ended: Sequence[QueryRecord] = ()
         with self._lock:
             now_ns = self._clock.now_ns()
             self.open_query_ns += len(self._open) * (now_ns - self._last_ns)
             self._last_ns = now_ns
             if type(event) is BatchDone:
-                answered = self._take_results(event, now_ns)
+                self._take_results(event, now_ns)
                 decision = self._scheduler.on_done(event.batch, event.outcome, now_ns)
             elif type(event) is QueryArrived:
                 self._take_query(event.query, now_ns)
@@ -97,11 +101,26 @@ class Loop:
             self.next_deadline_ns = self._scheduler.next_deadline_ns()
             if self._journal is not None:
                 self._journal.record(event, now_ns, decision)
-        for record in answered:
-            if self._on_answer is not None:
-                results = tuple(result for _, _, result in record.done_parts)
-                latency_ns = record.done_ns - record.query.scheduled_ns
-                self._on_answer(record.query, results, latency_ns)
+            if self._ended:
+                ended, self._ended = self._ended, []
+        if ended:
+            self._tell(ended)
+
+    def give_up(self) -> None:
+        """End every query that is still open: nobody will answer it."""
+        with self._lock:
+            for query_id in list(self._open):
+                self._close(query_id, QueryOutcome.UNANSWERED)
+            ended, self._ended = self._ended, []
+        self._tell(ended)
+
+    def _tell(self, ended: Sequence[QueryRecord]) -> None:
+        """Pass on the queries that have ended."""
+        for record in ended:
+            if self._on_answer is not None and record.outcome is QueryOutcome.ANSWERED:
+                self._on_answer(record.query, record.results, record.latency_ns)
+            if self._on_end is not None:
+                self._on_end(record)
             record.done_parts.clear()  # the record outlives the answer; the scores need not
 
     def _take_query(self, query: Query, now_ns: int) -> None:
@@ -112,7 +131,7 @@ class Loop:
 
     def _carry_out(self, decision: Decision, now_ns: int) -> None:
         for rejection in decision.reject:
-            self._close(rejection.query.query_id, QueryOutcome.REJECTED)
+            self._close(rejection.query.query_id, QueryOutcome.REJECTED, rejection.reason)
         open_queries = self._open
         for batch in decision.start:
             _, slot, parts = batch
@@ -130,8 +149,8 @@ class Loop:
                 assert record.items_unstarted >= 0, "an item is started once"
             self._executor.submit(batch)
 
-    def _take_results(self, event: BatchDone, now_ns: int) -> Sequence[QueryRecord]:
-        """Book a batch's end; returns the queries that it completed."""
+    def _take_results(self, event: BatchDone, now_ns: int) -> None:
+        """Book a batch's end and that of the queries that it completed or failed."""
         batch, outcome, results, error = event
         _, slot, parts = batch
         assert self._running[slot] is batch, "a batch ends once, on the slot it was started on"
@@ -141,9 +160,8 @@ class Loop:
             if self._recorder.first_error is None:
                 self._recorder.first_error = error
             for part in parts:
-                self._close(part.query.query_id, QueryOutcome.FAILED)
-            return ()
-        answered = []
+                self._close(part.query.query_id, QueryOutcome.FAILED, None, error)
+            return
         if results is None:
             results = (None,) * len(parts)
         for (query, first_item, num_items), result in zip(parts, results, strict=True):
@@ -156,15 +174,24 @@ class Loop:
                 _check_parts(record)
                 record.done_ns = now_ns
                 self._close(query.query_id, QueryOutcome.ANSWERED)
-                answered.append(record)
-        return answered
 
-    def _close(self, query_id: int, outcome: QueryOutcome) -> None:
+    def _close(
+        self,
+        query_id: int,
+        outcome: QueryOutcome,
+        reason: str | None = None,
+        error: Exception | None = None,
+    ) -> None:
         record = self._open.pop(query_id, None)
-        if record is not None:
-            record.outcome = outcome
-            if outcome is not QueryOutcome.ANSWERED:
-                record.done_parts.clear()
+        if record is None:
+            return  # another part of this query has failed before
+        record.outcome = outcome
+        if outcome is not QueryOutcome.ANSWERED:
+            record.reason, record.error = reason, error
+            record.done_parts.clear()
+        if self._recorder.forget:
+            del self._recorder.queries[query_id]
+        self._ended.append(record)
 
 
 def _check_parts(record: QueryRecord) -> None:

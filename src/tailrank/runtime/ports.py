@@ -9,12 +9,16 @@ from tailrank.core.clock import Clock
 from tailrank.core.errors import ServingError
 from tailrank.core.query import Batch, Decision, Outcome, Query
 from tailrank.runtime.events import BatchDone, Event
+from tailrank.runtime.record import QueryRecord
 
 RunBatch = Callable[[Batch], Sequence[object]]
 """Ranks a batch; returns one result per part, in order."""
 
 OnAnswer = Callable[[Query, tuple[object, ...], int], None]
 """Takes a query, its parts' results in item order, and its latency in ns."""
+
+OnEnd = Callable[[QueryRecord], None]
+"""Takes a query that was answered, rejected or given up, with what is known of it, for good."""
 
 
 class Executor(Protocol):

@@ -5,6 +5,7 @@ All times are int64 ns on the run's clock; -1 means that it never happened.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -28,7 +29,21 @@ class QueryOutcome(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class QueryRecord:
-    """One query's way through the loop; mutable, owned by the loop while the query is open."""
+    """One query's way through the loop; mutable, owned by the loop while the query is open.
+
+    Args:
+        query: the query.
+        released_ns: when the loop was told of it; -1: never.
+        items_unstarted: items that no worker was given yet.
+        items_left: items that are not done.
+        started_ns: when its first part was given to a worker; -1: never.
+        done_ns: when its last part was done; -1 without an answer.
+        num_parts: parts that were started.
+        outcome: how it ended; `UNANSWERED` while it is open.
+        done_parts: (first item, items, result) of each part done; in item order once all are.
+        reason: why it was rejected, a short code.
+        error: what the worker raised, where it failed.
+    """
 
     query: Query
     released_ns: int
@@ -39,6 +54,18 @@ class QueryRecord:
     num_parts: int = 0
     outcome: QueryOutcome = QueryOutcome.UNANSWERED
     done_parts: list[tuple[int, int, object]] = field(default_factory=list)
+    reason: str | None = None
+    error: Exception | None = None
+
+    @property
+    def results(self) -> tuple[object, ...]:
+        """What its parts came back with, in item order, of an answered query."""
+        return tuple(result for _, _, result in self.done_parts)
+
+    @property
+    def latency_ns(self) -> int:
+        """From scheduled arrival to last item done, of an answered query."""
+        return self.done_ns - self.query.scheduled_ns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,12 +189,18 @@ def _columns(rows: QueryColumns | BatchColumns) -> Iterator[Column]:
 
 
 class Recorder:
-    """Collects the rows of one run; the loop writes it under its lock."""
+    """Collects the rows of one run; the loop writes it under its lock.
 
-    def __init__(self) -> None:
+    Args:
+        forget: keep no row of what has ended: the memory of a run without an end is bounded.
+    """
+
+    def __init__(self, *, forget: bool = False) -> None:
+        self.forget = forget
         self.queries: dict[int, QueryRecord] = {}
-        self.batches: list[tuple[int, int, int, int, int]] = []
-        self.wake_lateness_ns: list[int] = []
+        num_rows_max = 0 if forget else None
+        self.batches: deque[tuple[int, int, int, int, int]] = deque(maxlen=num_rows_max)
+        self.wake_lateness_ns: deque[int] = deque(maxlen=num_rows_max)
         self.first_error: Exception | None = None
 
     def released(self) -> list[Query]:
@@ -198,11 +231,13 @@ class Recorder:
                 done_ns=_column([record.done_ns for record in records]),
                 outcome=_column([record.outcome.value for record in records]),
             ),
-            batches=BatchColumns(*np.array(self.batches, dtype=np.int64).reshape(-1, 5).T.copy()),
+            batches=BatchColumns(
+                *np.array(list(self.batches), dtype=np.int64).reshape(-1, 5).T.copy()
+            ),
             num_workers=num_workers,
             ended_ns=ended_ns,
             open_query_ns=open_query_ns,
-            wake_lateness_ns=np.array(self.wake_lateness_ns, dtype=np.int64),
+            wake_lateness_ns=_column(list(self.wake_lateness_ns)),
             drained=drained,
             first_error=self.first_error,
         )

@@ -239,8 +239,10 @@ class WorkerPool:
                 lateness_ns = self._clock.now_ns() - query.scheduled_ns
                 if lateness_ns < 0:
                     break
-                self._loop.step(QueryArrived(query))
-                inbox.pop()  # after the step: a query is always known to the inbox or the loop
+                try:
+                    self._loop.step(QueryArrived(query))
+                finally:
+                    inbox.pop()  # after the step: a query is always known to the inbox or the loop
                 if idle_since_ns is not None and idle_since_ns <= query.scheduled_ns:
                     self._recorder.wake_lateness_ns.append(lateness_ns)
 

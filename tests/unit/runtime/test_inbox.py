@@ -1,6 +1,9 @@
 """Queries that come from outside: from any thread, at any time, until the inbox is closed."""
 
+import contextlib
+import dataclasses
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -178,3 +181,81 @@ def test_times_are_those_of_the_run():
 def test_refuses_a_run_without_workers():
     with pytest.raises(ConfigError, match="num_workers"):
         run_live(OpenInbox(), STATIC, num_workers=0, run_batch=echo)
+
+
+class Payload:
+    """Something that a weak reference can watch."""
+
+
+def test_a_run_that_hands_its_queries_over_forgets_them():
+    """A server runs for ever: what a query brought is gone once it has ended."""
+    payloads, ended, alive = [], threading.Semaphore(0), []
+
+    def fill(inbox):
+        for query_id in range(40):
+            payload = Payload()
+            payloads.append(weakref.ref(payload))
+            inbox.submit(Query(query_id, "", inbox.now_ns(), None, 15, 0, payload))
+            del payload
+            assert ended.acquire(timeout=30)
+        alive.append(sum(payload() is not None for payload in payloads))
+
+    result = serve_while(fill, on_end=lambda record: ended.release())
+    assert alive[0] <= 2, "at most what a worker had in its hands last"
+    assert result.drained
+    assert len(result.latency_ns) == len(result.service_time_ns) == 0
+    assert len(result.wake_lateness_ns) == 0
+
+
+def test_every_query_is_handed_over_once_whatever_became_of_it():
+    records = {}
+    refused = threading.Event()
+
+    def run_batch(batch):
+        query = batch.parts[0].query
+        assert query.query_id == 2 or refused.wait(timeout=30)
+        if query.query_id == 1:
+            raise LookupError("no such row")
+        return echo(batch)
+
+    def on_end(record):
+        assert record.query.query_id not in records
+        records[record.query.query_id] = (
+            record.outcome,
+            record.results,
+            record.reason,
+            record.error,
+        )
+        if record.outcome is QueryOutcome.REJECTED:
+            refused.set()
+
+    def fill(inbox):
+        for query_id, num_items in enumerate([20, 20, 95]):
+            submit(inbox, query_id, num_items)
+
+    policy = dataclasses.replace(STATIC, queue_items_max=90)
+    serve_while(fill, policy, num_workers=1, run_batch=run_batch, on_end=on_end)
+    assert records[0] == (QueryOutcome.ANSWERED, ((0, 0), (0, 10)), None, None)
+    outcome, results, reason, error = records[1]
+    assert (outcome, results, reason) == (QueryOutcome.FAILED, (), None)
+    assert isinstance(error, LookupError)
+    assert records[2] == (QueryOutcome.REJECTED, (), "queue_full", None)
+
+
+def test_what_a_broken_run_leaves_is_handed_over_too():
+    """Somebody waits for each query; no fault may let him wait for ever."""
+    records = []
+
+    def fill(inbox):
+        with contextlib.suppress(ServingError):  # it may be over by then
+            for query_id in range(3):
+                submit(inbox, query_id)
+
+    def stop(batch):
+        raise KeyboardInterrupt  # passes through what makes a failed batch of an exception
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_while(fill, num_workers=1, run_batch=stop, on_end=records.append)
+    assert {record.outcome for record in records} == {QueryOutcome.UNANSWERED}
+    ids = [record.query.query_id for record in records]
+    assert ids == list(range(len(ids)))
