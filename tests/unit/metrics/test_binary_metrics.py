@@ -1,13 +1,12 @@
 """Metrics against brute-force statements of their definitions."""
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from tailrank.core.errors import ConfigError
-from tailrank.metrics import BinaryMetrics, PairedMetric, paired_bootstrap
+from tailrank.metrics import BinaryMetrics
 
 
 def brute_force_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -80,64 +79,6 @@ def test_update_copies_what_it_is_given() -> None:
     metrics.update(buffer, [1, 0])
     buffer[:] = [0.1, 0.9]
     assert metrics.compute().auc == 1.0
-
-
-def bootstrap_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(3)
-    truth = rng.random(1500)
-    labels = rng.random(1500) < truth
-    return truth + rng.normal(0, 0.1, 1500), truth + rng.normal(0, 0.6, 1500), labels
-
-
-def test_paired_bootstrap_equals_resampling_by_brute_force() -> None:
-    good, poor, labels = (rows[:60] for rows in bootstrap_rows())
-    told: list[int] = []
-    difference, low, high = paired_bootstrap(
-        good, poor, labels, num_resamples=200, seed=5, progress=told.append
-    )
-    rng, drawn = np.random.default_rng(5), []
-    for _ in range(200):
-        rows = rng.integers(60, size=60)
-        drawn.append(
-            brute_force_auc(good[rows], labels[rows]) - brute_force_auc(poor[rows], labels[rows])
-        )
-    assert told == list(range(1, 201))
-    assert difference == pytest.approx(
-        brute_force_auc(good, labels) - brute_force_auc(poor, labels)
-    )
-    assert (low, high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))
-
-
-def test_paired_bootstrap_sees_a_better_model_and_no_difference_from_itself() -> None:
-    good, poor, labels = bootstrap_rows()
-    difference, low, high = paired_bootstrap(good, poor, labels, num_resamples=200)
-    assert 0.0 < low < difference < high
-    assert paired_bootstrap(good, good, labels, num_resamples=20) == (0.0, 0.0, 0.0)
-
-
-def test_paired_bootstrap_averages_the_aucs_of_several_runs() -> None:
-    good, poor, labels = bootstrap_rows()
-    single = [paired_bootstrap(run, poor, labels, num_resamples=9)[0] for run in (good, poor)]
-    both = paired_bootstrap(np.stack([good, poor]), poor, labels, num_resamples=50)
-    assert both[0] == pytest.approx(sum(single) / 2)
-    assert both[1] < both[0] < both[2]
-
-
-def test_paired_bootstrap_needs_both_classes_and_equal_rows() -> None:
-    with pytest.raises(ConfigError, match="both classes"):
-        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 1])
-    with pytest.raises(ConfigError, match="rows each"):
-        paired_bootstrap([0.1, 0.2], [0.2], [1, 0])
-
-
-def test_rows_of_one_class_have_a_logloss_to_compare_and_an_ndcg() -> None:
-    rows = ([0.2, 0.4, 0.2], [0.1, 0.3, 0.2], [1, 1, 1], [0, 0, 1])
-    found, low, high = paired_bootstrap(*rows, metric="logloss", num_resamples=100)
-    assert found == pytest.approx((math.log(0.1 / 0.2) + math.log(0.3 / 0.4)) / 3)
-    assert low < found < high <= 0.0
-    assert paired_bootstrap(*rows, metric="ndcg_at_10", num_resamples=20) == (0.0, 0.0, 0.0)
-    with pytest.raises(ConfigError, match="both classes, for grouped_auc"):
-        paired_bootstrap(*rows, metric="grouped_auc")
 
 
 def slow_ndcg(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -251,49 +192,3 @@ def test_groups_come_with_every_update_or_with_none(order: tuple) -> None:
         metrics.update([0.5], [1], order[1])
     with pytest.raises(ConfigError, match="groups"):
         BinaryMetrics().update([0.5, 0.2], [1, 0], [1])
-
-
-@pytest.mark.parametrize("metric", get_args(PairedMetric))
-def test_cluster_bootstrap_equals_resampling_groups_by_brute_force(metric: str) -> None:
-    rng = np.random.default_rng(8)
-    groups = np.repeat(np.arange(12), rng.integers(2, 15, 12))
-    labels = rng.random(len(groups)) < 0.4
-    good, poor = (np.round(labels + rng.normal(0, s, len(groups)), 1) for s in (0.5, 2.0))
-    squashed = [1 / (1 + np.exp(-s)) for s in (good, poor)]
-    found = paired_bootstrap(
-        *squashed, labels, groups * 3 - 4, metric=metric, num_resamples=50, seed=2
-    )
-
-    def value(scores: np.ndarray, chosen: np.ndarray) -> float:
-        metrics = BinaryMetrics()
-        for copy, group in enumerate(chosen):  # a group that is drawn twice stays two groups
-            here = groups == group
-            metrics.update(scores[here], labels[here], np.full(here.sum(), copy))
-        return getattr(metrics.compute(), metric)
-
-    draws, drawn = np.random.default_rng(2), []
-    for _ in range(50):
-        chosen = draws.integers(12, size=12)
-        drawn.append(value(squashed[0], chosen) - value(squashed[1], chosen))
-    whole = value(squashed[0], np.arange(12)) - value(squashed[1], np.arange(12))
-    assert found == pytest.approx((whole, *np.percentile(drawn, [2.5, 97.5])))
-
-
-def test_cluster_bootstrap_is_wider_where_rows_of_a_group_agree() -> None:
-    rng = np.random.default_rng(1)
-    groups = np.repeat(np.arange(40), 25)
-    taste = np.repeat(rng.random(40), 25)
-    labels = rng.random(1000) < taste
-    good, poor = taste, np.repeat(rng.random(40), 25)
-    _, low, high = paired_bootstrap(good, poor, labels, groups, num_resamples=200)
-    _, row_low, row_high = paired_bootstrap(good, poor, labels, num_resamples=200)
-    assert high - low > 1.5 * (row_high - row_low)
-
-
-def test_metrics_per_group_need_groups_and_a_known_name() -> None:
-    with pytest.raises(ConfigError, match="groups"):
-        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 0], metric="grouped_auc")
-    with pytest.raises(ConfigError, match="as many as rows"):
-        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 0], [1])
-    with pytest.raises(ConfigError, match="metric"):
-        paired_bootstrap([0.1, 0.2], [0.2, 0.1], [1, 0], [1, 1], metric="accuracy")
