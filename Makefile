@@ -44,7 +44,8 @@ sanitize: $(STAMP)
 	$(SANITIZED) $(BIN)/python -m pytest -q tests/contract/test_lookup.py \
 		tests/contract/test_dense.py tests/contract/test_fused_dlrm.py \
 		tests/contract/test_sparse_update.py tests/contract/test_sparse_requests.py \
-		tests/contract/test_recurrence.py tests/contract/test_attention.py --hypothesis-profile=fuzz
+		tests/contract/test_recurrence.py tests/contract/test_attention.py \
+		tests/contract/test_trained_linear.py --hypothesis-profile=fuzz
 
 demo: setup
 	$(BIN)/tailrank demo --overwrite

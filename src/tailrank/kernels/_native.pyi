@@ -22,6 +22,16 @@ class DenseIsa(enum.Enum):
     avx512_bf16 = 4
 
 def can_run_dense(isa: DenseIsa) -> bool: ...
+def product(
+    isa: DenseIsa,
+    num_rows: int,
+    num_inner: int,
+    num_columns: int,
+    a: tuple[int, int, int],
+    b: tuple[int, int, int],
+    initial: int,
+    c: int,
+) -> None: ...
 
 class Attention:
     def __init__(

@@ -14,12 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from tailrank.features import SIDES, FeatureSpec
+from tailrank.kernels import trained_linear
 from tailrank.models.activations import Activation, activation
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, whose gradients are taken natively where that is faster."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`x @ weight.T + bias`: (B, N) -> (B, M)."""
+        if self.training and torch.is_grad_enabled():
+            return trained_linear.linear(input, self.weight, self.bias)
+        return super().forward(input)
 
 
 def linear(
     num_in: int, num_out: int, generator: torch.Generator | None, *, bias: bool = True
-) -> nn.Linear:
+) -> Linear:
     """A linear layer.
 
     Args:
@@ -33,7 +44,7 @@ def linear(
     """
     # Without PyTorch's own start, which would draw from the global generator for nothing.
     here = torch.get_default_device()
-    layer = nn.Linear(num_in, num_out, bias, device="meta").to_empty(device=here)
+    layer = Linear(num_in, num_out, bias, device="meta").to_empty(device=here)
     with torch.no_grad():
         for parameter, variance in (
             (layer.weight, 2.0 / (num_in + num_out)),
@@ -116,10 +127,10 @@ class SidedMlp(nn.Module):
         return out_BM
 
 
-def _linear(weight_MN: Tensor, bias_M: nn.Parameter | None) -> nn.Linear:
+def _linear(weight_MN: Tensor, bias_M: nn.Parameter | None) -> Linear:
     """A layer of these weights."""
     num_out, num_in = weight_MN.shape
-    layer = nn.Linear(num_in, num_out, bias=bias_M is not None, device="meta")
+    layer = Linear(num_in, num_out, bias=bias_M is not None, device="meta")
     layer.weight = nn.Parameter(weight_MN.contiguous())
     if bias_M is not None:
         layer.bias = bias_M

@@ -93,6 +93,20 @@ struct ActivationCall {
   const float* shift;
 };
 
+// C = A . B + initial. A lies in any order; rows of B are contiguous and end with whole registers,
+// of which columns beyond `num_columns` are read and not used. `initial` is a row, or null for 0.
+struct ProductCall {
+  const float* a;
+  std::ptrdiff_t a_row_stride, a_inner_stride;
+  const float* b;
+  std::ptrdiff_t b_stride;
+  const float* initial;
+  float* c;
+  std::ptrdiff_t c_stride;
+  std::int64_t num_rows, num_inner;
+  int num_columns;
+};
+
 struct DenseKernels {
   int lanes;  // floats of a vector register, and what widths are padded to
   std::size_t (*packed_bytes)(DenseFormat format, int num_inputs, int num_outputs);
@@ -107,6 +121,7 @@ struct DenseKernels {
                   std::uint8_t* out, std::ptrdiff_t out_stride, RowScale* row_scales);
   void (*gru_step)(const GruStep& call);
   void (*activate)(const ActivationCall& call);
+  void (*product)(const ProductCall& call);
 };
 
 namespace portable { extern const DenseKernels kDense; }

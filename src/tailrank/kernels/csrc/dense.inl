@@ -7,11 +7,12 @@
 #include "dense_packing.inl"
 #include "interaction.inl"
 #include "gates.inl"
+#include "product.inl"
 
 namespace tailrank::TAILRANK_ISA {
 
 extern const DenseKernels kDense;
 const DenseKernels kDense = {L,       packed_bytes, pack_linear, linear,  interact,
-                             to_bf16, to_int8,      gru_step,    activate};
+                             to_bf16, to_int8,      gru_step,    activate, product};
 
 }  // namespace tailrank::TAILRANK_ISA

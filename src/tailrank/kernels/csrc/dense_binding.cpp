@@ -163,6 +163,53 @@ class BoundGru {
   Gru gru_;
 };
 
+// Address, stride of rows, stride of columns.
+using MatrixTuple = std::tuple<std::uintptr_t, std::ptrdiff_t, std::ptrdiff_t>;
+
+// In squares, so that neither side leaves the first cache between two numbers of a line.
+void copy_matrix(const float* from, std::ptrdiff_t row_stride, std::ptrdiff_t column_stride,
+                 std::int64_t num_rows, std::int64_t num_columns, float* to,
+                 std::ptrdiff_t to_stride) {
+  constexpr std::int64_t kSquare = 16;
+  for (std::int64_t row = 0; row < num_rows; row += kSquare)
+    for (std::int64_t column = 0; column < num_columns; column += kSquare)
+      for (std::int64_t r = row; r < std::min(row + kSquare, num_rows); ++r)
+        for (std::int64_t c = column; c < std::min(column + kSquare, num_columns); ++c)
+          to[r * to_stride + c] = from[r * row_stride + c * column_stride];
+}
+
+// C (M, N) = A (M, K) . B (K, N) + initial (N). B is copied where its rows are not contiguous or do
+// not end with whole registers.
+void product(DenseIsa isa, std::int64_t num_rows, std::int64_t num_inner, int num_columns,
+             const MatrixTuple& a, const MatrixTuple& b, std::uintptr_t initial,
+             std::uintptr_t c) {
+  nb::gil_scoped_release released;
+  const DenseKernels& kernels = kernels_for(isa);
+  ProductCall call;
+  std::uintptr_t a_address, b_address;
+  std::ptrdiff_t b_column_stride;
+  std::tie(a_address, call.a_row_stride, call.a_inner_stride) = a;
+  std::tie(b_address, call.b_stride, b_column_stride) = b;
+  call.a = pointer<const float>(a_address);
+  call.b = pointer<const float>(b_address);
+  call.initial = pointer<const float>(initial);
+  call.c = pointer<float>(c);
+  call.c_stride = num_columns;
+  call.num_rows = num_rows;
+  call.num_inner = num_inner;
+  call.num_columns = num_columns;
+  static Pool<Buffer<float>> copies;
+  const auto lease = copies.lease();
+  if (b_column_stride != 1 || num_columns % kernels.lanes) {
+    const std::ptrdiff_t width = spread(num_columns);
+    float* copy = (*lease).reserve(static_cast<std::size_t>(num_inner * width));
+    copy_matrix(call.b, call.b_stride, b_column_stride, num_inner, num_columns, copy, width);
+    call.b = copy;
+    call.b_stride = width;
+  }
+  kernels.product(call);
+}
+
 void dot_interaction(DenseIsa isa, std::int64_t num_rows, int count, int first, int dim,
                      std::uintptr_t vectors_BFD, std::uintptr_t out_BP) {
   nb::gil_scoped_release released;
@@ -269,6 +316,7 @@ void bind_dense(nb::module_& module) {
       .def(nb::init<DenseIsa, DenseFormat, const std::vector<LayerTuple>&>())
       .def("__call__", &Mlp::operator());
   module.def("dot_interaction", &dot_interaction);
+  module.def("product", &product);
   nb::class_<BoundAttention>(module, "Attention")
       .def(nb::init<DenseIsa, const std::vector<LayerTuple>&, const std::vector<ActivationTuple>&,
                     const std::vector<LayerTuple>&>())
