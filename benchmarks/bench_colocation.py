@@ -3,7 +3,8 @@
 Two pairs, as in HPCA 2020: RMC1 beside RMC3 (both read rows, RMC3 multiplies more) and RMC2 beside
 NCF (the most rows of all beside almost none). For each: latency and service time of either against
 the other's load, workers divided and shared, in rounds; then the largest load of an even mix at
-which both keep their SLAs, by sharing, simulated and live. All features per item.
+which both keep their SLAs, by sharing, simulated and live. All features per item. Takes about 25
+minutes on 2 cores, on an idle host; what the live runs and contention take is said before them.
 
     python benchmarks/bench_colocation.py [--quick] [--json PATH]
 """
@@ -54,7 +55,7 @@ class Effort:
 
 
 QUICK = Effort(seconds=0.25, profile_seconds=12.0, rounds=1, scale=0.1, live=False, percentile=50.0)
-FULL = Effort(seconds=10.0, profile_seconds=80.0, rounds=7)
+FULL = Effort(seconds=5.0, profile_seconds=80.0, rounds=5)
 
 
 def main() -> None:
@@ -115,7 +116,7 @@ def measure_pair(
         )
         progress.begin("contention")
         contended = measure_contention(
-            load, found.tables, rounds=effort.rounds, on_progress=progress
+            load, found.tables, rounds=effort.rounds, on_progress=progress, announce=print
         )
     ratios, bounds = reported.contention_metrics(load, contended)
     return (

@@ -56,6 +56,7 @@ def test_shares_that_nobody_named_are_even() -> None:
         ),
         (["preset:ncf=p95=5ms@0.9", "preset:ncf=p95=5ms@0.3"], "add up to 1"),
         (["preset:ncf=p95=5ms@1", "preset:ncf=p95=5ms"], "add up to 1, or leave some over"),
+        (["preset:ncf=p95=5ms@1", "preset:ncf=p95=5ms@0"], "numbers above 0 that add up to 1"),
         (["preset:nfc=p95=5ms", "preset:ncf=p95=5ms", "--scale", "0.01"], "did you mean 'ncf'"),
         (["preset:ncf=p95=5ms", "preset:ncf=p95=5ms", "--sizes", "huge"], "sizes: got 'huge'"),
         (["preset:ncf=p95=5ms", "preset:ncf=p95=5ms", "--duration", "0s"], "--duration"),

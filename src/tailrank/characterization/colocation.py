@@ -119,19 +119,31 @@ class JointLoad:
             raise ConfigError("models", names, "models of different names")
         self.config, self.tenants = config, tuple(tenants)
 
-    def schedule(self, qps: Sequence[float], *, payloads: bool) -> list[Query]:
-        """One schedule of all models' queries, each model's on its own Poisson process.
+    def run_seconds(self, qps: Sequence[float], judged: str | None = None) -> float:
+        """Length of a run: as asked for, or until the percentile of who is judged is bounded.
 
         Args:
             qps: queries per second of each tenant, from 0; one above 0.
-            payloads: whether queries are to be served for real.
+            judged: the model whose latencies count; None: every model's do.
         """
         needed_s = [
             _QUERIES_FACTOR * queries_needed(tenant.sla.percentile) / (1 - WARMUP_FRACTION) / rate
             for tenant, rate in zip(self.tenants, qps, strict=True)
-            if rate > 0
+            if rate > 0 and judged in (None, tenant.name)
         ]
-        seconds = max(self.config.seconds, *needed_s)
+        return max(self.config.seconds, *needed_s)
+
+    def schedule(
+        self, qps: Sequence[float], *, payloads: bool, judged: str | None = None
+    ) -> list[Query]:
+        """One schedule of all models' queries, each model's on its own Poisson process.
+
+        Args:
+            qps: see `run_seconds`.
+            payloads: whether queries are to be served for real.
+            judged: see `run_seconds`.
+        """
+        seconds = self.run_seconds(qps, judged)
         parts = [
             draw_schedule(
                 self._workload(position),
@@ -181,7 +193,11 @@ class JointLoad:
         return runs_by_model(run, schedule, policy)
 
     def live(
-        self, policy: PolicyConfig, qps: Sequence[float], timed: TimedBatches | None = None
+        self,
+        policy: PolicyConfig,
+        qps: Sequence[float],
+        timed: TimedBatches | None = None,
+        judged: str | None = None,
     ) -> dict[str, RunResult]:
         """A run on this host, with real features and scores, by model; see `schedule`.
 
@@ -189,11 +205,12 @@ class JointLoad:
             policy: the policy.
             qps: queries per second of each tenant.
             timed: takes the time of every batch.
+            judged: see `run_seconds`.
 
         Raises:
             ServingError: a batch failed; says why.
         """
-        schedule = self.schedule(qps, payloads=True)
+        schedule = self.schedule(qps, payloads=True, judged=judged)
         run_batch = run_batch_of([tenant.target for tenant in self.tenants])
         run = run_live(
             schedule,

@@ -89,6 +89,7 @@ def measure_contention(
     rounds: int,
     models: Sequence[str] = (),
     on_progress: Callable[[float, str], None] = lambda fraction, remark: None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Contention:
     """Measure every model's latency against the load of the others.
 
@@ -100,6 +101,7 @@ def measure_contention(
         rounds: runs of every case, from 1.
         models: whose latency to measure; empty: everyone's.
         on_progress: told the finished fraction, 0 to 1, and what is measured.
+        announce: told how long the runs take, before the first.
 
     Raises:
         ConfigError: fewer workers than models, or no round.
@@ -114,12 +116,17 @@ def measure_contention(
     cells = [Cell(*case) for case in product((DIVIDED, SHARED), names, OTHERS_LOADS)]
     shuffle = random.Random(load.config.seed)
     order = [cell for _ in range(rounds) for cell in shuffle.sample(cells, len(cells))]
+    lengths_s = {cell: load.run_seconds(_rates(load, tables, cell), cell.model) for cell in cells}
+    whole_s = sum(lengths_s[cell] for cell in order)
+    announce(f"contention: {len(order)} runs of {load.config.seconds:g} s or more, {whole_s:.0f} s")
     samples: dict[Cell, list[Sample]] = {}
+    done_s = 0.0
     try:
-        for number, cell in enumerate(order):
+        for cell in order:
             remark = f"{cell.model}, {cell.sharing}, others at {cell.others_load:.0%}"
-            on_progress(number / len(order), remark)
+            on_progress(done_s / whole_s, remark)
             samples.setdefault(cell, []).append(_run(load, tables, cell))
+            done_s += lengths_s[cell]
     except KeyboardInterrupt:
         return Contention(samples, interrupted=True)
     on_progress(1.0, "")
@@ -128,6 +135,20 @@ def measure_contention(
 
 def _run(load: JointLoad, tables: dict[str, TenantTables], cell: Cell) -> Sample:
     """One run of a case."""
+    timed = TimedBatches()
+    rates = _rates(load, tables, cell)
+    run = load.live(_policy(load, cell.sharing), rates, timed, cell.model)[cell.model]
+    summary = LatencySummary.of(run.latency_ns)
+    return Sample(
+        latency_ns_p50=summary.percentile(50.0).value,
+        latency_ns_p95=summary.percentile(95.0).value,
+        latency_ns_p99=summary.percentile(99.0).value,
+        service_ns_per_item=timed.ns_per_item(cell.model),
+    )
+
+
+def _rates(load: JointLoad, tables: dict[str, TenantTables], cell: Cell) -> list[float]:
+    """Queries per second of each model in a case."""
     slots = _slots(load, cell.sharing)
     divisor = 1 if cell.sharing == DIVIDED else max(1, len(load.tenants) - 1)
     rates = []
@@ -136,15 +157,7 @@ def _run(load: JointLoad, tables: dict[str, TenantTables], cell: Cell) -> Sample
         could_qps = len(slots[tenant.name]) * 1e9 / own_ns
         share = OWN_LOAD if tenant.name == cell.model else cell.others_load / divisor
         rates.append(share * could_qps)
-    timed = TimedBatches()
-    run = load.live(_policy(load, cell.sharing), rates, timed)[cell.model]
-    summary = LatencySummary.of(run.latency_ns)
-    return Sample(
-        latency_ns_p50=summary.percentile(50.0).value,
-        latency_ns_p95=summary.percentile(95.0).value,
-        latency_ns_p99=summary.percentile(99.0).value,
-        service_ns_per_item=timed.ns_per_item(cell.model),
-    )
+    return rates
 
 
 def _slots(load: JointLoad, sharing: str) -> dict[str, tuple[int, ...]]:

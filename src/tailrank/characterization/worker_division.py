@@ -178,7 +178,8 @@ def find_division(
         profile_seconds: time for all tables.
         live: whether to serve the best division, and the workers shared, on this host.
         on_progress: see `OnProgress`.
-        announce: told what the profile's budget left no time for, if anything.
+        announce: told what the profile's budget left no time for, if anything, and how long the
+            live runs take.
 
     Raises:
         ConfigError: fewer than two models, or shares that do not add up to 1.
@@ -201,7 +202,7 @@ def find_division(
         for found in _simulate(load, tables, on_progress):
             known.append(found)
         if live:
-            for found in _serve(load, known[-1], on_progress):
+            for found in _serve(load, known[-1], on_progress, announce):
                 known.append(found)
     except KeyboardInterrupt:
         return replace(known[-1], interrupted=True)
@@ -262,18 +263,25 @@ def _best(load: JointLoad, plans: Sequence[Plan], on_load: OnLoad) -> PlanCapaci
     return max(seen, key=lambda one: one.simulated.capacity_qps)
 
 
-def _serve(load: JointLoad, found: Colocation, on_progress: OnProgress) -> Iterator[Colocation]:
+def _serve(
+    load: JointLoad,
+    found: Colocation,
+    on_progress: OnProgress,
+    announce: Callable[[str], None],
+) -> Iterator[Colocation]:
     """What is known after each plan that was served: the best division, and the workers shared."""
     shared = [it for it in found.plans if it.plan.name == SHARED]
     divided = [it for it in found.plans if it.plan.name != SHARED]
     chosen = [it for it in (*shared[:1], *divided[:1]) if it.simulated.capacity_qps]
+    for contender in chosen:
+        announce(_live_plan(load, contender))
     for index, contender in enumerate(chosen):
         probes = 0
 
         def on_load(plan: Plan, qps: float, index: int = index) -> None:
             nonlocal probes
-            fraction = (index + probes / _LIVE_PROBES) / len(chosen)
-            on_progress("live", min(1.0, fraction), f"{plan.name} at {qps:,.0f} queries/s")
+            fraction = (index + min(1.0, probes / _LIVE_PROBES)) / len(chosen)
+            on_progress("live", fraction, f"{plan.name} at {qps:,.0f} queries/s")
             probes += 1
 
         measured = _Probes(load.tenants, lambda plan, rates: load.live(plan.policy, rates), on_load)
@@ -290,6 +298,23 @@ def _serve(load: JointLoad, found: Colocation, on_progress: OnProgress) -> Itera
         found = replace(found, plans=_ranked([proven, *others]))
         yield found
     on_progress("live", 1.0, "")
+
+
+def _live_plan(load: JointLoad, contender: PlanCapacity) -> str:
+    """How long it takes to serve a plan, and for whose sake its runs are longer than asked for."""
+    qps = contender.simulated.capacity_qps
+    rates = [qps * tenant.share for tenant in load.tenants]
+    seconds, asked_s = load.run_seconds(rates), load.config.seconds
+    text = f"{contender.plan.name}: up to {_LIVE_PROBES} live runs of {seconds:.3g} s"
+    if seconds <= asked_s:
+        return text
+    names = [tenant.name for tenant in load.tenants]
+    slowest = max(range(len(names)), key=lambda each: load.run_seconds(rates, names[each]))
+    percentile = load.tenants[slowest].sla.percentile
+    return (
+        f"{text} rather than {asked_s:g} s: {names[slowest]} has {rates[slowest]:.3g} queries/s, "
+        f"too few to bound its p{percentile:g} sooner"
+    )
 
 
 def _ranked(plans: list[PlanCapacity]) -> tuple[PlanCapacity, ...]:

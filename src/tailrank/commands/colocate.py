@@ -44,7 +44,8 @@ def colocate(
         sizes: Items per query: fixed:N, normal:MEAN,STD, lognormal:MU,SIGMA, production or mlperf.
         scale: Factor on the rows of the presets' tables.
         workers: Worker threads; default: all cores.
-        duration: Length of each run, simulated and live; default: 10s.
+        duration: Length of each run, simulated and live; default: 10s. Longer where a model has too
+            few queries in it to bound its percentile; the live runs' length is said before them.
         profile_budget: Time for measuring service times; default: 20s for each model.
         contention: Measure each model's latency and service time against the others' load, too.
         simulate_only: Leave the live runs out.
@@ -152,8 +153,9 @@ def parse_models(models: tuple[str, ...]) -> list[tuple[str, str, float]]:
         parsed.append((match["target"], match["sla"], share))
     left = 1.0 - sum(share for *_, share in parsed if share is not None)
     open_shares = sum(share is None for *_, share in parsed)
-    if (open_shares and left <= 1e-9) or (not open_shares and abs(left) > 1e-9):
-        given = [share for *_, share in parsed if share is not None]
+    given = [share for *_, share in parsed if share is not None]
+    whole = left > 1e-9 if open_shares else abs(left) <= 1e-9
+    if not whole or 0.0 in given:
         raise ConfigError("shares", given, "numbers above 0 that add up to 1, or leave some over")
     return [
         (target, sla, left / open_shares if share is None else share)
@@ -214,7 +216,9 @@ def _contention(load: JointLoad, found: Colocation, rounds: int, console: Consol
     from tailrank.reporting.colocation import contention_table
 
     with console.progress("contention") as progress:
-        contended = measure_contention(load, found.tables, rounds=rounds, on_progress=progress)
+        contended = measure_contention(
+            load, found.tables, rounds=rounds, on_progress=progress, announce=console.note
+        )
     console.note("\nagainst the load of the others, as ratios to none")
     console.show(contention_table(contended))
     return contended

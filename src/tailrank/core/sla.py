@@ -74,7 +74,8 @@ class SLA:
         try:
             return cls(float(match[1]), parse_duration_ns(match[2], field))
         except ConfigError as error:
-            raise ConfigError(field, text, f"{error.allowed} as {error.field}") from None
+            part = "percentile" if error.field == "sla.percentile" else "limit"
+            raise ConfigError(field, text, f"{error.allowed} as the {part}") from None
 
     def __str__(self) -> str:
         return f"p{self.percentile:g}={self.latency_ns / 1e6:g}ms"

@@ -64,6 +64,18 @@ def test_queries_of_all_models_come_in_one_order_at_their_own_rates() -> None:
     assert {query.model for query in load.schedule((0.0, 900.0), payloads=False)} == {"b"}
 
 
+def test_a_run_lasts_until_those_who_are_judged_have_enough_queries() -> None:
+    tenants = [tenant("a", "p90=50ms"), tenant("b", "p50=50ms")]
+    load = JointLoad(JointLoadConfig(num_workers=2, seconds=2.0), tenants)
+    assert load.run_seconds((400.0, 400.0)) == 2.0
+    whole_s = load.run_seconds((4.0, 4.0))
+    assert whole_s == load.run_seconds((4.0, 4.0), "a") > 5 * load.run_seconds((4.0, 4.0), "b")
+    assert load.run_seconds((1e-3, 400.0), "b") == 2.0, "who only makes noise needs no percentile"
+    last = load.schedule((4.0, 400.0), payloads=False, judged="b")[-1]
+    assert last.scheduled_ns < 3e9
+    assert load.schedule((4.0, 400.0), payloads=False)[-1].scheduled_ns > 0.7e9 * whole_s
+
+
 def test_a_run_is_told_model_by_model_on_the_workers_that_each_had() -> None:
     tenants = [tenant("a", "p50=1s"), tenant("b", "p50=1s")]
     load = JointLoad(JointLoadConfig(num_workers=2, seconds=0.1), tenants)
@@ -165,6 +177,7 @@ def test_tables_are_measured_beside_the_other_model_and_plans_are_served(
     """The whole way in small, live; what it finds is the host's business."""
     monkeypatch.setattr(service_time, "_REPEATS_MAX", 1)
     ran: set[tuple[str, bool]] = set()
+    said: list[str] = []
     tenants = [tenant("a", "p50=200ms"), tenant("b", "p50=200ms")]
     monkeypatch.setattr(worker_division, "_LIVE_PROBES", 2)
 
@@ -177,7 +190,11 @@ def test_tables_are_measured_beside_the_other_model_and_plans_are_served(
         JointLoadConfig(num_workers=2, seconds=0.01),
         profile_seconds=60.0,
         on_progress=note,
+        announce=said.append,
     )
+    plans = [text for text in said if "up to 2 live runs of" in text]
+    assert [text.partition(":")[0] for text in plans] == ["shared", "divided 1+1"]
+    assert all("rather than 0.01 s: " in text and "its p50" in text for text in plans)
     assert {("profile", False), ("simulate", True), ("live", True)} <= ran
     assert all(one.live is not None and len(one.live_at) == 2 for one in found.plans)
     assert found.tables["a"].beside.axes["busy_workers"] == (1.0, 2.0)
@@ -227,7 +244,12 @@ def test_contention_is_measured_in_every_case(monkeypatch: pytest.MonkeyPatch) -
     tables = dict.fromkeys("ab", TenantTables(table(1e5), table(1e5)))
     config = JointLoadConfig(num_workers=2, seconds=0.01)
     tenants = [tenant("a", "p50=1s"), tenant("b", "p50=1s")]
-    found = measure_contention(JointLoad(config, tenants), tables, rounds=1, models=["b"])
+    said: list[str] = []
+    found = measure_contention(
+        JointLoad(config, tenants), tables, rounds=1, models=["b"], announce=said.append
+    )
+    (text,) = said
+    assert text.startswith("contention: 4 runs of 0.01 s or more, ")
     assert set(found.samples) == {
         Cell(sharing, "b", load) for sharing in ("divided", "shared") for load in (0.0, 0.4)
     }

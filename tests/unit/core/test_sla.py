@@ -30,6 +30,12 @@ def test_parse_refuses(text):
         SLA.parse(text)
 
 
+@pytest.mark.parametrize(("text", "part"), [("p0=1ms", "percentile"), ("p95=0ms", "limit")])
+def test_parse_names_what_was_typed_and_no_field(text, part):
+    with pytest.raises(ConfigError, match=f" as the {part}$"):
+        SLA.parse(text)
+
+
 def test_text_form_reads_back():
     sla = SLA(99.5, 12_500_000)
     assert SLA.parse(str(sla)) == sla
