@@ -42,7 +42,7 @@ FITTED_FILE = "adult.json"
 WORDS = ("workclass", "education", "occupation", "race", "sex", "native-country")
 NUMBERS = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 _WITHOUT_TABLE = "education-num"  # `education` has a word for each of its values
-_WITH_LOGARITHM = ("capital-gain", "capital-loss")  # mostly 0, else thousands
+WITH_LOGARITHM = ("capital-gain", "capital-loss")  # mostly 0, else thousands
 CATEGORIES = (*WORDS, *(name for name in NUMBERS if name != _WITHOUT_TABLE))
 
 
@@ -241,7 +241,7 @@ def _values(rows: AdultRows, name: str) -> list[str]:
 def _number(rows: AdultRows, name: str) -> NDArray[np.float64]:
     """A number in every row, before it is standardised."""
     value_B = rows.number[name].astype(np.float64)
-    return np.log1p(value_B) if name in _WITH_LOGARITHM else value_B
+    return np.log1p(value_B) if name in WITH_LOGARITHM else value_B
 
 
 def _mean_and_deviation(value_B: NDArray[np.float64]) -> tuple[float, float]:
@@ -260,8 +260,8 @@ def _ids(rows: AdultRows, name: str, fit: AdultFit) -> Ints:
 
 def _spec(fit: AdultFit, embedding_dim: int) -> FeatureSpec:
     """Features and tables."""
-    dense = [Feature(name=_plain(name), side="item", kind="dense") for name in NUMBERS]
-    names = [_plain(name) if name in WORDS else f"{_plain(name)}_value" for name in CATEGORIES]
+    dense = [Feature(name=feature_of_number(name), side="item", kind="dense") for name in NUMBERS]
+    names = [feature_of_category(name) for name in CATEGORIES]
     bags = [Feature(name=name, side="item", kind="bag", table=name) for name in names]
     tables = [
         TableSpec(
@@ -274,6 +274,11 @@ def _spec(fit: AdultFit, embedding_dim: int) -> FeatureSpec:
     return FeatureSpec(features=(*dense, *bags), tables=tuple(tables))
 
 
-def _plain(column: str) -> str:
-    """A published column's name as that of a feature."""
+def feature_of_number(column: str) -> str:
+    """The feature that holds a published column, standardised."""
     return column.replace("-", "_")
+
+
+def feature_of_category(column: str) -> str:
+    """The feature that holds a published column as a category."""
+    return column.replace("-", "_") + ("" if column in WORDS else "_value")

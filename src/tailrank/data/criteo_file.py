@@ -200,7 +200,7 @@ def _parse_block(text: NDArray[np.uint8], stop: int, integer_buckets: bool) -> R
         return None
     missing_BF = length_BF == 0
     if integer_buckets:
-        value_BF = np.concatenate([value_BF, _buckets(integers)], axis=1)
+        value_BF = np.concatenate([value_BF, buckets_of(integers)], axis=1)
         missing_BF = np.concatenate([missing_BF, length_BC[:, 1 : 1 + NUM_DENSE] == 0], axis=1)
     return RawRows(
         label_B=label_B,
@@ -232,7 +232,7 @@ def _integers(
     return values
 
 
-def _buckets(integer_BN: NDArray[np.int64]) -> NDArray[np.uint64]:
+def buckets_of(integer_BN: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A category for each integer: itself up to 2, then 2 + floor(ln(x) ** 2).
 
     Source: the buckets of the winning entry of the Criteo Kaggle contest (3 Idiots, 2014).

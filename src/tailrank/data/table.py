@@ -27,7 +27,14 @@ from tailrank.data.jagged import Ints, JaggedColumn, row_major
 from tailrank.data.queries import QueryRows, RowOrder
 from tailrank.data.schema import FeatureColumn, Schema, load_schema
 from tailrank.data.table_columns import TableColumns, dense_features
-from tailrank.data.table_fit import FITTED_FILE, TableFit, fit, id_of_code, load_fit
+from tailrank.data.table_fit import (
+    FITTED_FILE,
+    NumberScale,
+    TableFit,
+    fit,
+    id_of_code,
+    load_fit,
+)
 from tailrank.data.vocabulary import FIRST_KNOWN_ID
 from tailrank.features import (
     SIDES,
@@ -83,6 +90,11 @@ def load_fitted(folder: Path, schema: Path | None = None) -> tuple[Schema, Table
         reason = f"{schema} is another one than the model has in {folder}; leave it out"
         raise RequestError("--schema", reason)
     return trained, load_fit(folder / FITTED_FILE, trained)
+
+
+def fitted_digest(schema: Schema, fitted: TableFit) -> str:
+    """Hex digest of a schema and what was fitted: same digest, rows are read alike."""
+    return hashlib.sha256(f"{schema.to_toml()} {fitted.fingerprint}".encode()).hexdigest()
 
 
 class TableDataset:
@@ -141,8 +153,7 @@ class TableDataset:
         self._sides = {side: _SideReader(columns, schema, fitted, side) for side in SIDES}
         text = f"{columns.sha256} {schema.label} {schema.query_id!r} {schema.time!r}"
         self.rows_fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        text = f"{schema.to_toml()} {fitted.fingerprint}"
-        self.fitted_fingerprint: str | None = hashlib.sha256(text.encode()).hexdigest()
+        self.fitted_fingerprint: str | None = fitted_digest(schema, fitted)
         text = f"{self.rows_fingerprint} {self.fitted_fingerprint} {config.embedding_dim}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
@@ -213,10 +224,7 @@ class _SideReader:
     def __init__(self, columns: TableColumns, schema: Schema, fitted: TableFit, side: Side) -> None:
         dense = dense_features(schema, side)
         self._dense = columns.dense[side]
-        self._log_N = np.array([feature.transform == "log1p" for feature in dense], dtype=np.bool_)
-        spread = [fitted.spread.get(feature.name, (0.0, 1.0)) for feature in dense]
-        self._mean_N = np.array([mean for mean, _ in spread])
-        self._std_N = np.array([std for _, std in spread])
+        self._scale = NumberScale(dense, fitted)
         id_of_code_by_table = {
             table: id_of_code(texts, fitted.known[table]) for table, texts in columns.texts.items()
         }
@@ -230,7 +238,7 @@ class _SideReader:
     @property
     def is_empty(self) -> bool:
         """Whether the side has no feature."""
-        return not self._sparse and not len(self._log_N)
+        return not self._sparse and not self._scale.width
 
     def take(self, row_R: Ints) -> SideFeatures:
         """The features of some rows of the file."""
@@ -254,14 +262,9 @@ class _SideReader:
 
     def _numbers(self, row_R: Ints) -> NDArray[np.float32]:
         """Dense features, transformed."""
-        if not len(self._log_N):
+        if not self._scale.width:
             return np.zeros((len(row_R), 0), dtype=np.float32)
-        dense_RN = np.array(self._dense[row_R])
-        logs_RN = dense_RN[:, self._log_N]
-        dense_RN[:, self._log_N] = np.sign(logs_RN) * np.log1p(np.abs(logs_RN))
-        dense_RN = (dense_RN - self._mean_N) / self._std_N
-        number_RN: NDArray[np.float32] = np.nan_to_num(dense_RN, nan=0.0).astype(np.float32)
-        return number_RN
+        return self._scale(self._dense[row_R])
 
 
 def _spec(schema: Schema, fitted: TableFit, embedding_dim: int) -> FeatureSpec:

@@ -9,7 +9,7 @@ Legend: B rows, L ids.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from tailrank.core.errors import DataError
 from tailrank.data.jagged import Ints
-from tailrank.data.schema import Schema
+from tailrank.data.schema import FeatureColumn, Schema
 from tailrank.data.table_codes import Codes
 from tailrank.data.table_columns import TableColumns, dense_features
 from tailrank.data.vocabulary import FIRST_KNOWN_ID, MISSING_ID
@@ -71,6 +71,31 @@ class TableFit:
     def save(self, file: Path) -> None:
         """Write it as safetensors."""
         save_file(self.tensors(), file)
+
+
+class NumberScale:
+    """What training makes of the numbers of one side.
+
+    Args:
+        features: its dense features, in the order of their columns.
+        fitted: means and deviations of those to standardise.
+    """
+
+    def __init__(self, features: Sequence[FeatureColumn], fitted: TableFit) -> None:
+        self._log_N = np.array([f.transform == "log1p" for f in features], dtype=np.bool_)
+        spread = [fitted.spread.get(feature.name, (0.0, 1.0)) for feature in features]
+        self._mean_N = np.array([mean for mean, _ in spread])
+        self._std_N = np.array([std for _, std in spread])
+        self.width = len(features)
+
+    def __call__(self, raw_RN: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Numbers transformed; those that are missing (NaN) become 0."""
+        dense_RN = np.array(raw_RN)
+        logs_RN = dense_RN[:, self._log_N]
+        dense_RN[:, self._log_N] = np.sign(logs_RN) * np.log1p(np.abs(logs_RN))
+        dense_RN = (dense_RN - self._mean_N) / self._std_N
+        number_RN: NDArray[np.float32] = np.nan_to_num(dense_RN, nan=0.0).astype(np.float32)
+        return number_RN
 
 
 def load_fit(file: Path, schema: Schema) -> TableFit:
