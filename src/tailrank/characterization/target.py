@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +20,7 @@ from tailrank.core.fleet import CPU
 from tailrank.data.dataset import Dataset
 from tailrank.features import FeatureSpec
 from tailrank.inference import Ranker, load
-from tailrank.inference.artifact import read_record
+from tailrank.inference.artifact import ArtifactRecord, read_record
 from tailrank.inference.precision import Precision
 from tailrank.inference.ranker import DEVICES, bytes_needed, random_rankers
 from tailrank.inference.table_file import ByteProgress
@@ -156,6 +157,43 @@ class Target:
         }
 
 
+class LoadedModel(NamedTuple):
+    """What `config.target` names, loaded.
+
+    Args:
+        name: of the preset or the artifact's folder.
+        config: architecture and sizes.
+        record: what the artifact says of itself; None: a preset.
+        rankers: by device.
+    """
+
+    name: str
+    config: ModelConfig
+    record: ArtifactRecord | None
+    rankers: Mapping[str, Ranker]
+
+
+def load_rankers(
+    config: TargetConfig,
+    announce: Callable[[str], None],
+    progress: ByteProgress = lambda done, total: None,
+) -> LoadedModel:
+    """Load what is to be asked, onto huge pages; see `open_target`."""
+    if config.target.startswith(PRESET_PREFIX):
+        name = config.target.removeprefix(PRESET_PREFIX)
+        model: ModelConfig = load_preset(name, scale=config.scale, user_tables=config.user_tables)
+        precision = config.precision or Precision()
+        announce(_memory_line(name, bytes_needed(model, precision), precision))
+        rankers = random_rankers(model, config.devices, seed=config.seed, precision=precision)
+        return LoadedModel(name, model, None, rankers)
+    path = Path(config.target)
+    record = read_record(path)
+    name, model, precision = path.name, record.config, record.precision
+    announce(_memory_line(name, bytes_needed(model, precision), precision))
+    rankers = {at: load(path, device=at, progress=progress)[0] for at in config.devices}
+    return LoadedModel(name, model, record, rankers)
+
+
 def open_target(
     config: TargetConfig,
     announce: Callable[[str], None],
@@ -176,22 +214,12 @@ def open_target(
         DataError: missing or damaged artifact.
         BackendUnavailable: this host has no such device, or cannot run its precision.
     """
-    if config.target.startswith(PRESET_PREFIX):
-        name = config.target.removeprefix(PRESET_PREFIX)
-        model: ModelConfig = load_preset(name, scale=config.scale, user_tables=config.user_tables)
-        precision = config.precision or Precision()
-        announce(_memory_line(name, bytes_needed(model, precision), precision))
-        rankers = random_rankers(model, config.devices, seed=config.seed, precision=precision)
-    else:
-        path = Path(config.target)
-        record = read_record(path)
-        name, model, precision = path.name, record.config, record.precision
-        announce(_memory_line(name, bytes_needed(model, precision), precision))
-        rankers = {at: load(path, device=at, progress=progress)[0] for at in config.devices}
+    loaded = load_rankers(config, announce, progress)
+    spec, rankers = loaded.config.spec, loaded.rankers
     assert (dataset is None) == (config.data is None), "the data set that the config names"
     if dataset is None:
         ids = parse_index_trace(config.ids)
-        pool = QueryPool.random(model.spec, config.seed, ids)
+        pool = QueryPool.random(spec, config.seed, ids)
         uniform = ids.spec == UNIFORM_IDS.spec
         queries, label = ("random", None) if uniform else (f"random, ids {ids.spec}", ids.spec)
     else:
@@ -199,8 +227,8 @@ def open_target(
         queries, label = str(config.data), f"{dataset.name}-{dataset.fingerprint[:8]}"
     first, *others = config.devices
     return Target(
-        name=name,
-        spec=model.spec,
+        name=loaded.name,
+        spec=spec,
         ranker=rankers[first],
         others={device: rankers[device] for device in others},
         pool=pool,

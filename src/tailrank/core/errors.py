@@ -7,7 +7,7 @@
     ├── BackendUnavailable   this host or build cannot do what was asked for
     ├── OutsideProfile       a service time was asked for that nobody measured
     └── ServingError
-        ├── Overloaded       a bounded queue is full
+        ├── Overloaded       a bounded queue is full, or an answer would come too late
         └── WorkerDied       a worker ended before its batch did
 
 An SLA that cannot be met is a result, not an exception. `assert` guards our own invariants only.
@@ -122,7 +122,18 @@ class ServingError(TailrankError):
 
 
 class Overloaded(ServingError):
-    """A bounded queue is full."""
+    """A query is turned away: a bounded queue is full, or its answer would come too late.
+
+    Args:
+        reason: a short code, such as `queue_full` or `too_late`.
+        text: why, in words.
+        retry_after_ns: when the same query would probably be taken; >= 0.
+    """
+
+    def __init__(self, reason: str, text: str, retry_after_ns: int = 0) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.retry_after_ns = retry_after_ns
 
 
 class WorkerDied(ServingError):

@@ -1,0 +1,1 @@
+"""Answers ranking queries over a network: the engine, and the protocols in front of it."""

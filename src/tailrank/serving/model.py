@@ -1,0 +1,125 @@
+"""What is served: a ranker, how requests become its features, and which version it is.
+
+Knows no protocol and no queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tailrank.characterization.payloads import ids_per_item, random_side
+from tailrank.characterization.target import LoadedModel, TargetConfig, load_rankers
+from tailrank.data.fitted_encoder import open_encoder
+from tailrank.data.row_encoder import RowEncoder, row_ids
+from tailrank.features import FeatureBatch, FeatureSpec
+from tailrank.inference import Ranker
+from tailrank.inference.artifact import MODEL_FILE
+from tailrank.inference.table_file import ByteProgress
+from tailrank.models.registry import config_to_dict
+
+_VERSION_DIGITS = 12
+_TIMED_CALLS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ServedModel:
+    """A model that can be asked.
+
+    Args:
+        name: of the preset or the artifact's folder.
+        version: digest of the artifact; of a preset, of what its weights are drawn from.
+        spec: its features.
+        tasks: what it predicts, in the order of its scores.
+        ranker: scores.
+        encoder: makes features of raw values.
+        table_bytes: memory of the embedding tables.
+    """
+
+    name: str
+    version: str
+    spec: FeatureSpec
+    tasks: tuple[str, ...]
+    ranker: Ranker
+    encoder: RowEncoder
+    table_bytes: int
+
+    @property
+    def ids_per_item(self) -> float:
+        """Ids of a query per item, as service-time tables count them."""
+        return ids_per_item(self.spec)
+
+    def random_query(self, num_items: int, seed: int) -> FeatureBatch:
+        """Features of one user and so many items, drawn at random."""
+        generator = torch.Generator().manual_seed(seed)
+        return FeatureBatch(
+            user=random_side(self.spec, "user", 1, generator),
+            item=random_side(self.spec, "item", num_items, generator),
+            item_to_user_B=torch.zeros(num_items, dtype=torch.int64),
+        )
+
+    def time_ns(self, num_items: int) -> int:
+        """Median service time of so many items on the calling thread; warms the ranker up, too."""
+        times = []
+        for seed in range(_TIMED_CALLS):
+            query = self.random_query(num_items, seed)
+            started = time.perf_counter_ns()
+            self.ranker.rank(query)
+            times.append(time.perf_counter_ns() - started)
+        return round(median(times[1:]))
+
+
+def open_model(
+    config: TargetConfig,
+    announce: Callable[[str], None],
+    progress: ByteProgress = lambda done, total: None,
+) -> ServedModel:
+    """Load what `config` names, ready to be asked.
+
+    Args:
+        config: an artifact or a preset, whose weights are random.
+        announce: told the memory needed, before it is allocated.
+        progress: told the bytes of an artifact's tables read so far, and all.
+
+    Raises:
+        ConfigError: unknown preset.
+        RequestError: it does not fit into memory.
+        DataError: missing or damaged artifact.
+        BackendUnavailable: this host cannot run its precision.
+    """
+    loaded = load_rankers(config, announce, progress)
+    (ranker,) = loaded.rankers.values()
+    spec = loaded.config.spec
+    if loaded.record is None:
+        encoder = row_ids(spec)
+    else:
+        encoder = open_encoder(Path(config.target), spec, loaded.record.training)
+    table_bytes = ranker.describe().get("table_bytes")
+    return ServedModel(
+        name=loaded.name,
+        version=_version(config, loaded),
+        spec=spec,
+        tasks=tuple(getattr(loaded.config, "tasks", ("label",))),
+        ranker=ranker,
+        encoder=encoder,
+        table_bytes=table_bytes if isinstance(table_bytes, int) else spec.table_bytes,
+    )
+
+
+def _version(config: TargetConfig, loaded: LoadedModel) -> str:
+    """The first digits of a digest: same version, same scores."""
+    if loaded.record is not None:
+        # It holds the digests of all other files.
+        content = (Path(config.target) / MODEL_FILE).read_bytes()
+    else:
+        precision = None if config.precision is None else asdict(config.precision)
+        record = [config_to_dict(loaded.config), precision, config.seed]
+        content = json.dumps(record).encode()
+    return hashlib.sha256(content).hexdigest()[:_VERSION_DIGITS]
