@@ -51,7 +51,7 @@ def compare(
     from tailrank.core.names import plain_names
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
-    from tailrank.reporting.quality import undefined_metrics
+    from tailrank.reporting.quality import certain_metrics, undefined_metrics
     from tailrank.reporting.report import write_report
     from tailrank.reporting.report_data import NamedCurve, ReportData
     from tailrank.reporting.result import Result, write_result
@@ -73,6 +73,8 @@ def compare(
     console.show(comparison_table(rows, compared))
     for missing in undefined_metrics(loaded[0].scored):
         console.warn(missing)
+    for certain in certain_metrics(loaded[0].scored):
+        console.note(certain)
     called = plain_names((run.name for run in loaded), "run")
     named = [(f"{called[row.run]}.{row.metric}_difference", row) for row in compared]
     result = Result(

@@ -50,7 +50,7 @@ def evaluate(
     from tailrank.metrics import known_by_task
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
-    from tailrank.reporting.quality import quality_columns, undefined_metrics
+    from tailrank.reporting.quality import certain_metrics, quality_columns, undefined_metrics
     from tailrank.reporting.report import write_page
     from tailrank.reporting.result import Result
     from tailrank.training.evaluation import evaluate as evaluate_model
@@ -77,6 +77,8 @@ def evaluate(
     console.metrics(metrics)
     for missing in undefined_metrics(scored):
         console.warn(missing)
+    for certain in certain_metrics(scored):
+        console.note(certain)
     result = Result(
         command="evaluate",
         command_line=typed,

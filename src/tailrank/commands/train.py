@@ -114,7 +114,7 @@ def train(
         patience: Evaluations without a better value of it before training stops (3).
         embedding_dim: Columns of every table (16); 1 for logistic_regression, and one more than the
             factors for matrix_factorization and factorization_machine; of ncf three times the
-            factors, two for its variant mlp, one for gmf.
+            factors (24), two for its variant mlp (16), one for gmf (8).
         bottom_mlp: Hidden widths of the bottom MLP, as in 512-256-64.
         top_mlp: Hidden widths of the top MLP, as in 512-256.
         interaction: How embeddings meet.
@@ -146,9 +146,10 @@ def train(
     from tailrank.models.registry import sizes_from_text
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
-    from tailrank.reporting.quality import undefined_metrics
+    from tailrank.reporting.quality import certain_metrics, undefined_metrics
     from tailrank.training.checkpoint import check_checkpoints, remove_checkpoints
     from tailrank.training.estimate import plan_in_words
+    from tailrank.training.loop import check_training
     from tailrank.training.procedure import train_and_test
     from tailrank.training.recipe import RECIPES, for_rows, recipe_for
     from tailrank.training.tensorboard import TensorBoardLog
@@ -218,8 +219,9 @@ def train(
             num_rows = dataset.num_rows(("train",))
             sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
             recipe = replace(recipe, training=sized)
-        console.note(plan_in_words(recipe.training, dataset.num_rows(("train",))))
         needed = recipe.bytes_needed(dataset)
+        check_training(recipe.training, dataset)
+        console.note(plan_in_words(recipe.training, dataset.num_rows(("train",))))
         console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
         check_fits(needed)
         if dry_run:
@@ -252,6 +254,8 @@ def train(
     console.metrics(result.metrics)
     for missing in undefined_metrics(trained.tests):
         console.warn(f"test part: {missing}")
+    for certain in certain_metrics(trained.tests):
+        console.note(f"test part: {certain}")
     console.finish(result)
     return 0
 

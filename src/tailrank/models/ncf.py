@@ -80,7 +80,9 @@ class NCFConfig:
         )
         if factors is None:
             if dim % parts and (variant, tower is None) != ("mlp", False):
-                raise ConfigError("embedding_dim", dim, f"a multiple of {parts} for {variant}")
+                near = max(parts, dim - dim % parts)
+                allowed = f"a multiple of {parts} for {variant}: --embedding-dim {near}, for one"
+                raise ConfigError("embedding_dim", dim, allowed)
             factors = dim // parts
         if variant != "gmf" and tower is None:
             tower = (4 * factors, 2 * factors, factors)

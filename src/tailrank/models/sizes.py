@@ -28,14 +28,20 @@ def _names(text: str, separator: str = ",") -> tuple[str, ...]:
     return names
 
 
+def _width(text: str) -> int:
+    if (width := int(text)) < 1:
+        raise ValueError(text)
+    return width
+
+
 _FORMS: dict[Any, _Form] = {
     int: _Form(int, "a whole number"),
     float: _Form(float, "a number"),
     bool: _Form(_yes_or_no, "yes or no"),
     str: _Form(str, "a name"),
     tuple[int, ...]: _Form(
-        lambda text: tuple(int(width) for width in _names(text, "-")),
-        "whole numbers joined by -, as in 512-256",
+        lambda text: tuple(_width(width) for width in _names(text, "-")),
+        "whole numbers from 1 joined by -, as in 512-256",
     ),
     tuple[str, ...]: _Form(_names, "names joined by commas"),
     tuple[tuple[str, ...], ...]: _Form(

@@ -285,7 +285,9 @@ def _quality_figures(metrics: Mapping[str, float]) -> list[Figure]:
         (f"hit_rate_at_10_{split}", "HR@10", "of users with a positive among their ten best"),
         (f"logloss_{split}", "logloss", f"on {_part(split)}"),
     ):
-        if (value := metrics.get(name)) is not None:
+        value = metrics.get(name)
+        # Of few candidates each a positive one is among the best in any order: that says nothing.
+        if value is not None and not (unit in ("NDCG@10", "HR@10") and value > 1.0 - 1e-9):
             figures.append(Figure(f"{value:.4f}", unit, label))
     if (speed := metrics.get("train_samples_per_s")) is not None:
         figures.append(Figure(number(speed), "samples/s", "training, reading included"))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tailrank.metrics import BinaryMetrics
+from tailrank.metrics import DEPTH, BinaryMetrics
 from tailrank.reporting.report_data import GroupBin, ReliabilityBin, ReportData, ScoreBin
 
 _Z_95 = 1.959964  # two-sided 95 % point of the normal distribution
@@ -48,6 +48,24 @@ def undefined_metrics(scored: Mapping[str, BinaryMetrics]) -> list[str]:
         elif groups is not None and np.isnan(groups.auc_G).all():
             why = "no user or query has rows of both classes"
             found.append(f"grouped AUC{of} is undefined: {why}")
+    return found
+
+
+def certain_metrics(scored: Mapping[str, BinaryMetrics]) -> list[str]:
+    """Which metrics of each task are 1 in any order of the rows, and why, a line each."""
+    found = []
+    for task, rows in scored.items():
+        of = f" of {task}" if len(scored) > 1 else ""
+        if rows.groups is None or not rows.labels.any():
+            continue
+        group_B = np.unique(rows.groups, return_inverse=True)[1]
+        positive_G = np.bincount(group_B, rows.labels)
+        num_negatives = int((np.bincount(group_B) - positive_G)[positive_G > 0].max())
+        who = "no user or query with a positive row has"
+        if num_negatives == 0:
+            found.append(f"NDCG@10 and HR@10{of} are 1 whatever the scores: {who} a negative one")
+        elif num_negatives < DEPTH:  # they leave one of the ten best places to a positive row
+            found.append(f"HR@10{of} is 1 whatever the scores: {who} ten negative ones")
     return found
 
 

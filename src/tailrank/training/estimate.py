@@ -17,7 +17,7 @@ import torch
 from tailrank.data.dataset import SPLITS, Dataset, Split
 from tailrank.models import RankingModel
 from tailrank.training.config import TrainingConfig
-from tailrank.training.loop import check_rows, check_selection, check_task_weights, check_warmup
+from tailrank.training.loop import check_training
 from tailrank.training.recipe import Recipe
 from tailrank.training.step import TrainStep
 
@@ -88,10 +88,7 @@ def estimate_training(dataset: Dataset, recipe: Recipe, *, refit: bool) -> Train
     num_rows = {split: dataset.num_rows((split,)) for split in SPLITS}
     steps_per_epoch = config.steps_per_epoch(num_rows["train"])
     steps = config.steps_planned(num_rows["train"])
-    check_warmup(config, max(config.epochs * steps_per_epoch, steps))
-    check_rows(dataset)
-    check_selection(config, dataset)
-    check_task_weights(config, dataset)
+    check_training(config, dataset)
     model = recipe.fresh_model(dataset)
     step_s = _step_seconds(model, dataset, recipe)
     row_s = _evaluation_seconds(model, dataset)

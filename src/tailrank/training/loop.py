@@ -98,6 +98,20 @@ def refit_config(
     return replace(config, steps=max(1, round(result.best_step * all_rows / rows)))
 
 
+def check_training(config: TrainingConfig, dataset: Dataset) -> None:
+    """Refuse rows and settings that cannot be trained with, before anything starts.
+
+    Raises:
+        ConfigError: as `check_warmup`, `check_selection` and `check_task_weights`.
+        DataError: as `check_rows`.
+    """
+    check_rows(dataset)
+    planned = config.epochs * config.steps_per_epoch(dataset.num_rows(("train",)))
+    check_warmup(config, max(planned, config.steps or 0))
+    check_selection(config, dataset)
+    check_task_weights(config, dataset)
+
+
 def check_warmup(config: TrainingConfig, num_steps: int) -> None:
     """Refuse a warm-up that would never end.
 
@@ -207,9 +221,7 @@ class _Run:
         """All steps, or those left."""
         resume = resume and (self.folder / LATEST_FILE).exists()
         if self.validates and not resume:
-            check_rows(self.dataset)
-            check_selection(self.config, self.dataset)
-            check_task_weights(self.config, self.dataset)
+            check_training(self.config, self.dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder, "*.safetensors")
         if resume:

@@ -55,6 +55,13 @@ def test_ranking_inside_a_users_rows_goes_before_logloss() -> None:
     ]
 
 
+def test_a_ranking_that_cannot_fail_is_no_headline() -> None:
+    metrics = {"auc_test": 0.7, "ndcg_at_10_test": 1.0, "hit_rate_at_10_test": 1.0}
+    judged = Result(command="evaluate", config={}, metrics=metrics | {"logloss_test": 0.5})
+    said = headline(judged, ReportData())
+    assert [figure.unit for figure in said.figures] == ["AUC", "logloss"]
+
+
 def test_another_part_than_the_test_is_named() -> None:
     judged = Result(command="evaluate", config={}, metrics={"auc_validation": 0.7})
     assert "0.7000 on the validation part" in headline(judged, ReportData()).sentence

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from tailrank.metrics import BinaryMetrics
-from tailrank.reporting.quality import group_auc, quality_columns, reliability, score_counts
+from tailrank.reporting.quality import (
+    certain_metrics,
+    group_auc,
+    quality_columns,
+    reliability,
+    score_counts,
+)
 
 SCORES = np.random.default_rng(0).random(1003)
 LABELS = np.random.default_rng(1).random(1003) < SCORES
@@ -71,3 +77,50 @@ def test_rows_without_groups_have_no_column_of_groups() -> None:
     grouped = BinaryMetrics()
     grouped.update(SCORES, LABELS, np.arange(1003) % 7)
     assert sum(row.num_groups for row in quality_columns({"label": grouped}).group_auc) == 7
+
+
+def grouped(labels: list[int], groups: list[int]) -> BinaryMetrics:
+    scored = BinaryMetrics()
+    scored.update(np.linspace(0.1, 0.9, len(labels)), labels, groups)
+    return scored
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [
+        ([1, 0, 1], [0, 1, 2]),  # one candidate each
+        ([1, 1, 1, 1], [0, 0, 1, 1]),
+        ([1, 1, 0, 0], [0, 0, 1, 1]),  # nobody has both
+    ],
+)
+def test_rankings_that_cannot_fail_are_said_to_be_one_whatever_the_scores(labels, groups) -> None:
+    scored = grouped(labels, groups)
+    assert scored.compute().ndcg_at_10 == pytest.approx(1.0)
+    assert scored.compute().hit_rate_at_10 == 1.0
+    (line,) = certain_metrics({"label": scored})
+    assert line == (
+        "NDCG@10 and HR@10 are 1 whatever the scores: no user or query with a positive row has a "
+        "negative one"
+    )
+    lines = certain_metrics({"a": scored, "b": scored})
+    assert lines[1].startswith("NDCG@10 and HR@10 of b are 1 whatever")
+
+
+@pytest.mark.parametrize(("num_negatives", "said"), [(9, 1), (10, 0)])
+def test_a_hit_among_ten_is_certain_with_fewer_than_ten_negatives(num_negatives, said) -> None:
+    scored = grouped([1] + num_negatives * [0] + 12 * [0], (1 + num_negatives) * [4] + 12 * [7])
+    found = certain_metrics({"label": scored})
+    assert len(found) == said
+    assert (scored.compute().hit_rate_at_10 == 1.0) == bool(said)  # the positive is the worst
+    if said:
+        assert found == [
+            "HR@10 is 1 whatever the scores: no user or query with a positive row has ten negative "
+            "ones"
+        ]
+
+
+def test_without_groups_or_without_a_positive_row_nothing_is_certain() -> None:
+    scored = BinaryMetrics()
+    scored.update(SCORES, LABELS)
+    assert certain_metrics({"label": scored, "none": BinaryMetrics()}) == []
+    assert certain_metrics({"label": grouped([0, 0], [0, 1])}) == []

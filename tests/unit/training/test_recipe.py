@@ -1,5 +1,6 @@
 """What training is told where nobody looked for settings: few rows get enough steps."""
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from tailrank.cli import main
 from tailrank.commands.train import train
 from tailrank.data.registry import DataSettings
+from tailrank.features import Feature, FeatureSpec, TableSpec
+from tailrank.models.registry import architecture_names, config_for
 from tailrank.reporting.result import read_result
 from tailrank.training.config import TrainingConfig
 from tailrank.training.recipe import Recipe, for_rows, recipe_for
@@ -34,6 +37,59 @@ def test_what_the_user_sets_stays_and_the_rest_follows_it() -> None:
     assert for_rows(TrainingConfig(), 10_000, epochs=1).batch_items == 64
     own = for_rows(TrainingConfig(), 10_000, batch_items=500)
     assert (own.batch_items, own.epochs, own.steps_planned(10_000)) == (500, 20, 400)
+
+
+def own_table(folder: Path, num_labels: int = 2) -> list[str]:
+    """Words that name a table of one user and one item feature."""
+    log, schema = folder / "t.csv", folder / "schema.toml"
+    rows = (f"{row % num_labels},{row % 30},{row % 7}\n" for row in range(140))
+    log.write_text("y,u,i\n" + "".join(rows))
+    features = '[[feature]]\nname = "u"\nside = "user"\n[[feature]]\nname = "i"\n'
+    schema.write_text(f'label = "y"\n{features}')
+    return ["--data", f"table:{log}", "--schema", str(schema), "--out", str(folder / "run")]
+
+
+@pytest.mark.parametrize("variant", [None, "gmf", "mlp", "neumf"])
+@pytest.mark.parametrize("architecture", architecture_names())
+def test_every_default_dim_can_be_used(architecture: str, variant: str | None) -> None:
+    dim = recipe_for(architecture, "table", variant).data.embedding_dim
+    tables = tuple(TableSpec(name=n, num_embeddings=9, embedding_dim=dim) for n in ("u", "i"))
+    kind = "sequence" if architecture in ("din", "dien") else "bag"
+    user = [Feature(name="u", side="user", kind="bag", table="u")]
+    user = [Feature(name="h", side="user", kind="sequence", table="i")] if kind != "bag" else user
+    item = Feature(name="i", side="item", kind="bag", table="i")
+    spec = FeatureSpec(features=(*user, item), tables=tables[1:] if kind != "bag" else tables)
+    sizes = {"variant": variant} if architecture == "ncf" and variant else {}
+    assert config_for(architecture, spec, sizes).spec == spec
+
+
+def test_ncf_trains_on_an_own_table_as_it_is(tmp_path: Path, capsys) -> None:
+    assert main(["train", "ncf", *own_table(tmp_path), "--dry-run", "--json"]) == 0
+    recipe = json.loads(capsys.readouterr().out)["config"]["recipe"]
+    assert recipe["data"]["embedding_dim"] == 24
+
+
+@pytest.mark.parametrize(
+    ("model", "num_labels", "words", "said"),
+    [
+        ("dlrm", 1, [], "all 100 training rows have label 0"),
+        ("dlrm", 2, ["--top-mlp", "0"], "--top-mlp: got '0'; allowed: whole numbers from 1"),
+        ("dlrm", 2, ["--select-by", "ndcg_at_10"], "select_by"),
+        ("dlrm", 2, ["--task-weights", "1,2"], "task"),
+        ("dlrm", 2, ["--warmup-steps", "5000"], "less than the 10 steps planned"),
+        ("ncf", 2, ["--embedding-dim", "16"], "a multiple of 3 for neumf: --embedding-dim 15"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_its_plan(
+    tmp_path: Path, capsys, model, num_labels, words, said
+) -> None:
+    table = own_table(tmp_path, num_labels)
+    assert main(["train", model, *table, "--epochs", "5", *words]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+    assert "plan:" not in printed.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["schema.toml", "t.csv"]
 
 
 @pytest.mark.parametrize("extra", [[], ["--dry-run"]])
@@ -70,5 +126,7 @@ def test_a_variant_may_have_a_recipe_of_its_own() -> None:
     dims = {name: recipe.data.embedding_dim for name, recipe in recipes.items()}
     assert dims == {None: 96, "gmf": 32, "mlp": 64, "pretrained": 96}  # 32 factors each
     assert recipe_for("ncf", "ncf", "neumf") == recipes[None]
-    assert recipe_for("ncf", "synthetic", "gmf") == Recipe(architecture="ncf")
+    for name, dim in {None: 24, "gmf": 8, "mlp": 16, "pretrained": 24}.items():  # 8 factors each
+        data = DataSettings(embedding_dim=dim)
+        assert recipe_for("ncf", "table", name) == Recipe(architecture="ncf", data=data)
     assert recipes["pretrained"].training.table_optimizer == "sgd"
