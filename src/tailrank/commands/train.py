@@ -220,10 +220,10 @@ def train(
             sized = for_rows(recipe.training, num_rows, batch_items=batch_items, epochs=epochs)
             recipe = replace(recipe, training=sized)
         needed = recipe.bytes_needed(dataset)
+        check_fits(needed)
         check_training(recipe.training, dataset)
         console.note(plan_in_words(recipe.training, dataset.num_rows(("train",))))
         console.note(f"memory for tables, dense layers and optimiser state: {format_bytes(needed)}")
-        check_fits(needed)
         if dry_run:
             _dry_run(console, dataset, recipe, data=data, refit=refit, typed=typed)
             return 0
