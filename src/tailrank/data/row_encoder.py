@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailrank.core.errors import ConfigError
+from tailrank.core.errors import ConfigError, TailrankError
 from tailrank.data.dataset import empty_side
 from tailrank.data.jagged import Ints, JaggedColumn, row_major
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
@@ -39,14 +39,18 @@ class Rows(NamedTuple):
         side: which one.
         columns: by name, all of one length.
         num_rows: that length (R).
+        blame: makes the error of row, column and reason, where rows come from a file.
     """
 
     side: Side
     columns: Mapping[str, Values]
     num_rows: int
+    blame: Callable[[int, str, str], TailrankError] | None = None
 
-    def fault(self, column: str, row: int, allowed: str) -> ConfigError:
+    def fault(self, column: str, row: int, allowed: str) -> TailrankError:
         """The error of one value."""
+        if self.blame is not None:
+            return self.blame(row, column, f"expected {allowed}")
         return ConfigError(f"{self.side}.{column}[{row}]", self.columns[column][row], allowed)
 
 
@@ -207,13 +211,17 @@ class RowEncoder:
             ConfigError: a value is not allowed; names side, column and row.
         """
         return FeatureBatch(
-            user=self._side(user),
-            item=self._side(items),
+            user=self.side(user),
+            item=self.side(items),
             item_to_user_B=torch.zeros(items.num_rows, dtype=torch.int64),
         )
 
-    def _side(self, rows: Rows) -> SideFeatures:
-        """The features of one side."""
+    def side(self, rows: Rows) -> SideFeatures:
+        """The features of one side.
+
+        Raises:
+            ConfigError: a value is not allowed; see `Rows.fault`.
+        """
         side, num_rows = rows.side, rows.num_rows
         if not self.columns[side]:
             return empty_side(num_rows)
@@ -224,6 +232,22 @@ class RowEncoder:
             scale = self._scale.get(side)
             dense_RN = raw_RN.astype(np.float32) if scale is None else scale(raw_RN)
         ids = [source.read(rows) for source in self._sparse[side]]
+        return self._joined(side, dense_RN, ids)
+
+    def unknown(self, side: Side) -> SideFeatures:
+        """One row of whom nothing is known: zeros, empty lists, unknown categories."""
+        if not self.columns[side]:
+            return empty_side(1)
+        width = sum(source.width for source in self._dense[side])
+        # Vocabularies keep row 0 for what they do not know.
+        length_F = [0 if source.is_list else 1 for source in self._sparse[side]]
+        ids = [JaggedColumn(np.zeros(n, dtype=np.int64), np.array([n])) for n in length_F]
+        return self._joined(side, np.zeros((1, width), dtype=np.float32), ids)
+
+    def _joined(
+        self, side: Side, dense_RN: NDArray[np.float32], ids: Sequence[JaggedColumn]
+    ) -> SideFeatures:
+        """Numbers and ids as one side."""
         if ids:
             values_L, offsets = row_major(ids)
         else:
