@@ -174,6 +174,8 @@ TUNE = ["tune", "preset:dlrm-rmc1", "--scale", "0.0001", "--sla", "p95=10ms"]
         ([*TUNE, "--seed", "-1"], "from 0"),
         ([*TUNE, "--budget", "0s"], "above 0"),
         ([*TUNE, "--also", "p99"], "--also: got 'p99'; allowed: pPERCENTILE=LIMIT"),
+        ([*TUNE, "--devices", "cuda"], "--devices: got 'cuda'; allowed: cpu, or cpu,cuda"),
+        ([*TUNE, "--policy", "kairos"], "--policy: got 'kairos'; allowed: a policy of the cores"),
         ([*TUNE, "--search", "girdle"], "halving, grid, hill-climb or optuna"),
         ([*TUNE, "--delay", "1ms"], "none of these policies waits"),
         ([*TUNE, "--threads", "2"], "a query is split over workers instead"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measur
 from tailrank.characterization.operating_point import OperatingPointConfig
 from tailrank.characterization.service_time import ProfileConfig
 from tailrank.characterization.target import Target
+from tailrank.core.fleet import CPU
 from tailrank.core.measurement import Measurement
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.kernels.cuda import device_uuid
@@ -27,11 +28,12 @@ class Bench(Protocol):
 
     def profile(
         self,
+        device: str,
         config: ProfileConfig,
         on_progress: Callable[[float, str], None],
         announce: Callable[[str], None],
     ) -> ServiceTimeTable:
-        """Its service times; see `measure_profile`."""
+        """Its service times on a device; see `measure_profile`."""
         ...
 
     def load(self, config: OperatingPointConfig) -> LoadTestConfig:
@@ -39,7 +41,10 @@ class Bench(Protocol):
         ...
 
     def live(
-        self, config: OperatingPointConfig, load: LoadTestConfig, table: ServiceTimeTable
+        self,
+        config: OperatingPointConfig,
+        load: LoadTestConfig,
+        tables: Mapping[str, ServiceTimeTable],
     ) -> Serve:
         """What serves candidates for real."""
         ...
@@ -57,12 +62,14 @@ class TargetBench:
 
     def profile(
         self,
+        device: str,
         config: ProfileConfig,
         on_progress: Callable[[float, str], None],
         announce: Callable[[str], None],
     ) -> ServiceTimeTable:
-        """See `measure_profile`."""
-        return measure_profile(self._target, config, on_progress, announce)
+        """See `measure_profile`; the cores are whatever device the target has first."""
+        own = None if device == CPU else device
+        return measure_profile(self._target, config, on_progress, announce, own)
 
     def load(self, config: OperatingPointConfig) -> LoadTestConfig:
         """Queries of this target, in runs of the configured length."""
@@ -83,14 +90,19 @@ class TargetBench:
         )
 
     def live(
-        self, config: OperatingPointConfig, load: LoadTestConfig, table: ServiceTimeTable
+        self,
+        config: OperatingPointConfig,
+        load: LoadTestConfig,
+        tables: Mapping[str, ServiceTimeTable],
     ) -> Serve:
         """Load tests on this host, metered where the machine has meters for all that computes."""
         meter = find_meters(device_uuid() if "cuda" in self._target.rankers else None).meter()
 
         def serve(candidate: Candidate, qps: float) -> tuple[Measurement, RunResult]:
-            own = replace(load, num_workers=candidate.num_workers)
-            test = LoadTest(own, self._target, table, meter)
+            fleet = config.fleet_of(candidate, tables, self._target.name)
+            own = replace(load, num_workers=len(fleet.devices))
+            measured = fleet if len(set(fleet.devices)) > 1 else tables[CPU]
+            test = LoadTest(own, self._target, measured, meter)
             return test.live(config.policy_of(candidate), qps)
 
         return serve

@@ -39,6 +39,8 @@ from tailrank.tuning.search import (
 SEARCHES = ("halving", "grid", "hill-climb", "optuna")
 # What DeepRecSched tries, in this order, until it gets worse (ISCA 2020, as released).
 _DEEPRECSCHED_BATCHES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+# The sizes from which it then offloads queries, in this order, with that batch.
+_THRESHOLDS = (96, 128, 192, 256, 384, 512)
 # Lengths of simulated runs in multiples of the queries that bound the percentile at all: the first
 # tells good candidates from bad ones on common queries, the last has the chance of a live run.
 _LENGTHS = (4, 16, 64)
@@ -81,12 +83,16 @@ class _Kind(NamedTuple):
         packs: whether a batch may hold several queries, so that batches larger than the largest
             query are worth a visit.
         chooses: whether it chooses the size of each batch, so that only large bounds are tried.
+        policy: how it serves; None: by the policy of its own name.
+        accelerated: whether it is nothing without an accelerator.
     """
 
     name: str
     prefix: str
     packs: bool = False
     chooses: bool = False
+    policy: str | None = None
+    accelerated: bool = False
 
 
 _KINDS = {
@@ -94,22 +100,38 @@ _KINDS = {
     "static": _Kind("best static", "best_static"),
     "slack": _Kind("slack", "slack", packs=True, chooses=True),
     "coalescing": _Kind("coalescing", "coalescing", packs=True),
+    "offload": _Kind("best offload", "best_offload", policy="deeprecsched", accelerated=True),
+    "kairos": _Kind("Kairos", "kairos", chooses=True, accelerated=True),
 }
 _LARGE_BOUNDS = 4  # the largest rungs of the ladder, for policies that choose
 CONTENDERS = tuple(_KINDS)
 DEFAULT_CONTENDERS = ("deeprecsched", "static", "slack")
+# Where there is an accelerator; `slack` cuts queries for workers that are alike.
+ACCELERATED_CONTENDERS = ("deeprecsched", "static", "offload", "kairos")
 PARTS_MAX = 8  # of a batch; what `PolicyConfig` allows by default
 
 
-def check_contenders(words: Sequence[str]) -> None:
+def check_contenders(words: Sequence[str], *, accelerated: bool = False) -> None:
     """Refuse a policy that does not compete.
 
+    Args:
+        words: as the user wrote them.
+        accelerated: whether there is an accelerator.
+
     Raises:
-        ConfigError: a word is not in `CONTENDERS`.
+        ConfigError: a word is not in `CONTENDERS`, or wants an accelerator that is not there, or
+            cannot use the one that is.
     """
     for word in words:
         if word not in CONTENDERS:
             raise ConfigError("--policy", word, one_of(sorted(CONTENDERS), word))
+        if _KINDS[word].accelerated and not accelerated:
+            raise ConfigError("--policy", word, "a policy of the cores alone, without --devices")
+        if word == "slack" and accelerated:
+            allowed = (
+                "another: slack cuts queries for workers that are alike; with --devices kairos"
+            )
+            raise ConfigError("--policy", word, allowed)
 
 
 def packs(words: Sequence[str]) -> bool:
@@ -135,6 +157,7 @@ def find_contenders(
     items_max: int,
     workers: tuple[int, ...],
     items_limit: int | None = None,
+    accelerated: bool = False,
 ) -> list[Contender]:
     """The static baseline, and a contender for each word.
 
@@ -143,7 +166,9 @@ def find_contenders(
         items_max: of the largest query.
         workers: numbers of workers to try, rising; the baseline and DeepRecSched use them all.
         items_limit: see `batch_top`.
+        accelerated: whether there is an accelerator for large queries.
     """
+    thresholds = tuple(size for size in _THRESHOLDS if size <= items_max) or (items_max,)
     most = workers[-1]
     baseline = SearchSpace(
         policies=("static",),
@@ -155,15 +180,21 @@ def find_contenders(
         kind = _KINDS[word]
         if word == "deeprecsched":
             rungs = tuple(rung for rung in _DEEPRECSCHED_BATCHES if rung <= items_max)
-            space = replace(baseline, batch_items_max=rungs or (items_max,))
+            space = replace(
+                baseline,
+                policies=("deeprecsched",) if accelerated else baseline.policies,
+                batch_items_max=rungs or (items_max,),
+                offload_threshold_items=(None, *thresholds) if accelerated else (None,),
+            )
         else:
             top = batch_top([word], items_max, items_limit)
             ladder = {rung for rung in BATCH_LADDER if rung < top} | {top}
             rungs = tuple(sorted(ladder | {*baseline.batch_items_max}))
             space = SearchSpace(
-                policies=(word,),
+                policies=(kind.policy or word,),
                 batch_items_max=rungs[-_LARGE_BOUNDS:] if kind.chooses else rungs,
-                num_workers=workers,
+                offload_threshold_items=thresholds if word == "offload" else (None,),
+                num_workers=(most,) if kind.accelerated else workers,
             )
         climbs = word == "deeprecsched"
         found.append(Contender(name=kind.name, prefix=kind.prefix, space=space, climbs=climbs))
@@ -273,34 +304,48 @@ class ContenderSearch:
     def _climb(
         self, contender: Contender, seconds_left: SecondsLeft, tell: OnPoint[Candidate]
     ) -> SearchResult[Candidate]:
-        """Batch sizes from the largest downwards, until it gets worse, on all workers.
+        """Batch sizes from the largest downwards until it gets worse, then thresholds upwards.
 
-        DeepRecSched stops at the first batch size that is worse; other policies are given a second
+        All on all workers, and the thresholds, where there are some, with the best batch. A climb
+        of DeepRecSched stops at the first setting that is worse; other policies are given a second
         chance, for simulated capacities are not smooth.
         """
         space = contender.space
-        ladder = tuple(sorted(space.batch_items_max))
+        batches = tuple(sorted(space.batch_items_max))
+        thresholds = tuple(size for size in space.offload_threshold_items if size is not None)
+        first = thresholds[0] if None not in space.offload_threshold_items else None
+        start = Candidate(
+            policy=space.policies[0],
+            batch_items_max=batches[-1],
+            offload_threshold_items=first,
+            num_workers=max(space.num_workers),
+        )
         points: list[Point[Candidate]] = []
 
-        def candidate_of(batch_items_max: int) -> Candidate:
-            return Candidate(
-                policy=space.policies[0],
-                batch_items_max=batch_items_max,
-                num_workers=max(space.num_workers),
+        def climb(
+            at: Callable[[int], Candidate], ladder: tuple[int, ...], first: int
+        ) -> SearchResult[int]:
+            def on_rung(rung: Point[int]) -> None:
+                point = Point(at(rung.value), rung.capacity)
+                if point not in points:  # the second climb begins where the first one was
+                    points.append(point)
+                    tell(point)
+
+            return hill_climb(
+                lambda rung: self._evaluate(at(rung)),
+                ladder,
+                start=first,
+                patience=1 if contender.climbs else 2,
+                seconds_left=seconds_left,
+                on_point=on_rung,
             )
 
-        def on_batch(point: Point[int]) -> None:
-            points.append(Point(candidate_of(point.value), point.capacity))
-            tell(points[-1])
-
-        climbed = hill_climb(
-            lambda batch: self._evaluate(candidate_of(batch)),
-            ladder,
-            start=ladder[-1],
-            patience=1 if contender.climbs else 2,
-            seconds_left=seconds_left,
-            on_point=on_batch,
-        )
+        climbed = climb(lambda size: replace(start, batch_items_max=size), batches, batches[-1])
+        if thresholds and climbed.best and not (climbed.interrupted or climbed.out_of_time):
+            best = replace(start, batch_items_max=climbed.best.value)
+            climbed = climb(
+                lambda size: replace(best, offload_threshold_items=size), thresholds, thresholds[0]
+            )
         return SearchResult(tuple(points), climbed.interrupted, climbed.out_of_time)
 
     def _num_points(self, contender: Contender) -> int:

@@ -5,8 +5,8 @@ Knows no target, no clock and no file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tailrank.characterization.contenders import (
@@ -21,10 +21,11 @@ from tailrank.characterization.contenders import (
 )
 from tailrank.characterization.service_time import NUM_ITEMS_GRID, NUM_PARTS_GRID, ProfileConfig
 from tailrank.core.errors import ConfigError, one_of
+from tailrank.core.fleet import CPU, Fleet
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
 from tailrank.runtime.record import RunResult
-from tailrank.scheduling.policies import PolicyConfig
+from tailrank.scheduling.policies import POLICIES, PolicyConfig
 from tailrank.tuning.candidate import Candidate
 from tailrank.tuning.capacity import Capacity, Judge, judge_probe
 from tailrank.tuning.search import Point
@@ -59,6 +60,7 @@ class OperatingPointConfig:
         live: whether to verify on this host.
         seed: of arrivals, sizes and payloads.
         items_limit: the largest query that the target can be asked; None: any.
+        accelerators: devices beside the cores, a worker slot for each.
 
     Raises:
         ConfigError: a field is outside its range, or there are larger queries.
@@ -77,6 +79,7 @@ class OperatingPointConfig:
     live: bool = True
     seed: int = 0
     items_limit: int | None = None
+    accelerators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -87,7 +90,7 @@ class OperatingPointConfig:
             raise ConfigError("--seed", self.seed, "a whole number from 0")
         if self.search not in SEARCHES:
             raise ConfigError("--search", self.search, one_of(SEARCHES, self.search))
-        check_contenders(self.policies)
+        check_contenders(self.policies, accelerated=bool(self.accelerators))
         WorkloadConfig(sizes=self.sizes, items_limit=self.items_limit).query_sizes()
 
     @property
@@ -97,15 +100,25 @@ class OperatingPointConfig:
         return sizes.items_max or int(sizes.draw(_SIZE_DRAWS, self.seed).max())
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Every kind of worker that is profiled."""
+        return (CPU, *self.accelerators)
+
+    def profile_config_of(self, device: str) -> ProfileConfig:
+        """A grid that holds every batch the search can make for a device."""
+        cores = self.profile_config
+        return cores if device == CPU else replace(cores, num_workers=1, num_parts=(1,))
+
+    @property
     def profile_config(self) -> ProfileConfig:
-        """A grid that holds every batch the search can make."""
+        """A grid that holds every batch the search can make for the cores."""
         top = batch_top(self.policies, self.items_max, self.items_limit)
         parts_top = min(PARTS_MAX, top) if packs(self.policies) else 1
         return ProfileConfig(
             num_items=(*(items for items in NUM_ITEMS_GRID if items < top), top),
             num_parts=(*(parts for parts in NUM_PARTS_GRID if parts < parts_top), parts_top),
             num_workers=self.num_workers,
-            budget_s=self.profile_share * self.budget_s,
+            budget_s=self.profile_share * self.budget_s / len(self.devices),
             seed=self.seed,
         )
 
@@ -125,7 +138,11 @@ class OperatingPointConfig:
         most = self.num_workers
         workers = self.profile_config.busy_workers if self.fewer_workers else (most,)
         return find_contenders(
-            self.policies, items_max=self.items_max, items_limit=self.items_limit, workers=workers
+            self.policies,
+            items_max=self.items_max,
+            items_limit=self.items_limit,
+            workers=workers,
+            accelerated=bool(self.accelerators),
         )
 
     @property
@@ -136,6 +153,21 @@ class OperatingPointConfig:
     def policy_of(self, candidate: Candidate) -> PolicyConfig:
         """The settings of a candidate."""
         return candidate.configure(sla=self.sla, delay_max_ns=self.delay_ns)
+
+    def fleet_of(
+        self, candidate: Candidate, tables: Mapping[str, ServiceTimeTable], model: str
+    ) -> Fleet:
+        """Who serves a candidate: its cores, and the accelerators if it gives them anything.
+
+        Args:
+            candidate: the settings.
+            tables: the service times of each device.
+            model: name of the model that they are of.
+        """
+        uses = candidate.offload_threshold_items is not None
+        uses = uses or POLICIES[candidate.policy].mixes_devices
+        devices = (CPU,) * candidate.num_workers + (self.accelerators if uses else ())
+        return Fleet(devices, {(model, device): tables[device] for device in set(devices)})
 
     @property
     def judge(self) -> Judge:
@@ -215,13 +247,13 @@ class OperatingPoint:
 
     Args:
         config: what was looked for.
-        table: service times that the simulation used.
+        tables: service times that the simulation used, by device.
         contenders: the static baseline first; those that were reached before an interrupt.
         interrupted: True if a keyboard interrupt ended the search or the live runs early.
     """
 
     config: OperatingPointConfig
-    table: ServiceTimeTable
+    tables: Mapping[str, ServiceTimeTable]
     contenders: tuple[PolicyCapacity, ...]
     interrupted: bool = False
 

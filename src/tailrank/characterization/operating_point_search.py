@@ -1,15 +1,14 @@
 """The way to an operating point: profile, simulate all contenders, prove their best live.
 
-A whole budget of wall time is dealt out. Knows no command line and writes no file: what is finished
-is handed to whoever keeps it.
+A whole budget of wall time is dealt out. Knows no command line and no file: what is finished goes
+to whoever keeps it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from tailrank.characterization.bench import Bench
 from tailrank.characterization.contenders import Contender, ContenderSearch
@@ -41,8 +40,9 @@ from tailrank.tuning.capacity import Capacity, Probe, verify_capacity
 from tailrank.tuning.search import Point, SearchResult, merit
 from tailrank.tuning.verification import Verified, verify_best
 
-# Beyond so many queries chance is small beside what a simulation does not know.
-_SIMULATED_QUERIES_MAX = 20_000
+# Beyond so many queries chance is small beside what a simulation does not know; and a run that is
+# over within the SLA's limit keeps it at any load, so that it lasts two of them.
+_SIMULATED_QUERIES_MAX, _LIMITS_MIN = 20_000, 2
 
 OnProgress = Callable[[str, float, str], None]
 """Told the stage, its finished fraction (0 to 1) and a remark."""
@@ -52,7 +52,7 @@ def find_operating_point(
     config: OperatingPointConfig,
     bench: Bench,
     *,
-    table: ServiceTimeTable | None = None,
+    tables: Mapping[str, ServiceTimeTable] | None = None,
     stages: Stages | None = None,
     on_progress: OnProgress = lambda stage, fraction, remark: None,
     announce: Callable[[str], None] = lambda text: None,
@@ -65,7 +65,7 @@ def find_operating_point(
     Args:
         config: what to look for.
         bench: what is put under load.
-        table: its service times; None: measured first.
+        tables: its service times by device; those of devices that are not there are measured first.
         stages: knows what an interrupted search had finished, and keeps what this one finishes;
             None: nobody does.
         on_progress: see `OnProgress`.
@@ -74,14 +74,14 @@ def find_operating_point(
 
     Raises:
         RequestError: the budget is too short for the profile, or for a single live run.
-        OutsideProfile: `table` does not reach as far as the batches to simulate.
+        OutsideProfile: `tables` do not reach as far as the batches to simulate.
         ServingError: a batch failed live.
     """
     search = _Search(
         config, bench, stages or NoStages(), on_progress, announce, clock or MonotonicClock()
     )
-    table = search.profile(table)
-    return search.prove(search.simulate(table))
+    search.profile(tables or {})
+    return search.prove(search.simulate())
 
 
 class _Search:
@@ -102,43 +102,52 @@ class _Search:
         self._started_ns = clock.now_ns()
         self._simulate_until_s = config.simulate_share * config.budget_s
         self._strict: dict[Candidate, Capacity] = {}  # in runs as long as the live ones
+        self._tables: dict[str, ServiceTimeTable] = {}  # by device
 
-    def profile(self, table: ServiceTimeTable | None) -> ServiceTimeTable:
-        """The service times: given, kept, or measured now."""
-        table = table or self._stages.profile()
-        if table is not None:
-            return table
+    def profile(self, given: Mapping[str, ServiceTimeTable]) -> None:
+        """The service times of every device: given, kept, or measured now."""
+        for position, device in enumerate(self._config.devices):
+            table = given.get(device) or self._stages.profile(device)
+            if table is None:
+                table = self._measured(device, position)
+                self._stages.keep_profile(device, table)
+            self._tables[device] = table
+
+    def _measured(self, device: str, position: int) -> ServiceTimeTable:
+        """The service times of a device, one of several."""
         config = self._config
-        try:
-            table = self._bench.profile(
-                config.profile_config, partial(self._on_progress, "profile"), self._announce
-            )
-        except BudgetTooShort as error:
-            needed_s = math.ceil(error.needed_s / config.profile_share)
-            raise RequestError(
-                "--budget",
-                f"{config.profile_share:.0%} of {config.budget_s:g} s do not hold one batch of "
-                f"every size to be timed here and now; allow {needed_s} s or more",
-            ) from None
-        self._stages.keep_profile(table)
-        return table
+        num_devices = len(config.devices)
 
-    def simulate(self, table: ServiceTimeTable) -> OperatingPoint:
+        def advance(fraction: float, remark: str) -> None:
+            words = remark if num_devices == 1 else f"{device}: {remark}"
+            self._on_progress("profile", (position + fraction) / num_devices, words)
+
+        grid = config.profile_config_of(device)
+        try:
+            return self._bench.profile(device, grid, advance, self._announce)
+        except BudgetTooShort as error:
+            share = config.profile_share / num_devices
+            reason = f"{share:.0%} of {config.budget_s:g} s do not hold one batch of every size to "
+            reason += f"be timed here and now; allow {math.ceil(error.needed_s / share)} s or more"
+            raise RequestError("--budget", reason) from None
+
+    def simulate(self) -> OperatingPoint:
         """The best settings of every contender, by simulation."""
         config, found = self._config, list[PolicyCapacity]()
+        at_most = config.contenders[0].space.candidates()[0]  # the baseline: on all cores
         search = ContenderSearch(
-            partial(self._simulate, table),
+            self._simulate,
             config.sla,
             config.bounds,
             search=config.search,
-            start_qps=rough_capacity_qps(self._load, self._fleet(table, config.num_workers)),
+            start_qps=rough_capacity_qps(self._load, self._fleet(at_most)),
             seed=config.seed,
         )
         interrupted = False
         contenders = config.contenders
         for index, contender in enumerate(contenders):
             try:
-                one, interrupted = self._find(contender, search, table, found, len(contenders))
+                one, interrupted = self._find(contender, search, found, len(contenders))
                 found.append(one)
             except KeyboardInterrupt:
                 interrupted = True
@@ -147,7 +156,7 @@ class _Search:
             if interrupted:
                 break
         point = OperatingPoint(
-            config=config, table=table, contenders=tuple(found), interrupted=interrupted
+            config=config, tables=self._tables, contenders=tuple(found), interrupted=interrupted
         )
         self._on_progress("simulate", 1.0, best_so_far(point.contenders))
         return point
@@ -156,15 +165,14 @@ class _Search:
         self,
         contender: Contender,
         search: ContenderSearch,
-        table: ServiceTimeTable,
         before: list[PolicyCapacity],
         num_contenders: int,
     ) -> tuple[PolicyCapacity, bool]:
         """One contender at its best, and whether its search was interrupted."""
-        config, interrupted = self._config, False
+        interrupted = False
         stage = self._stages.simulated(contender.prefix)
         if stage is not None:
-            capacity = self._again(stage.best, table)
+            capacity = self._again(stage.best)
         else:
             result = self._search(contender, search, before, num_contenders)
             interrupted = result.interrupted
@@ -174,7 +182,7 @@ class _Search:
             known = search.known(contender)
             chosen = max((result.best, *known), key=merit)
             if not interrupted:
-                chosen = self._as_long_as_live(chosen, known, table)
+                chosen = self._as_long_as_live(chosen, known)
             capacity = chosen.capacity
             seen = {point.value: Bracket.of(point) for point in (*known, *result.points)}
             stage = SimulatedStage(Bracket.of(chosen), tuple(seen.values()))
@@ -184,7 +192,7 @@ class _Search:
             name=contender.name,
             prefix=contender.prefix,
             candidate=stage.best.candidate,
-            policy=config.policy_of(stage.best.candidate),
+            policy=self._config.policy_of(stage.best.candidate),
             simulated=capacity,
             brackets=stage.seen,
         )
@@ -218,7 +226,7 @@ class _Search:
         return result
 
     def _as_long_as_live(
-        self, best: Point[Candidate], known: Sequence[Point[Candidate]], table: ServiceTimeTable
+        self, best: Point[Candidate], known: Sequence[Point[Candidate]]
     ) -> Point[Candidate]:
         """The best in runs as long as the live ones, judged as strictly, to be compared.
 
@@ -227,7 +235,7 @@ class _Search:
         strict = self._strict
         if best.capacity.capacity_qps and best.value not in strict:
             strict[best.value] = verify_capacity(
-                partial(self._simulate, table),
+                self._simulate,
                 best.value,
                 self._config.sla,
                 expected_qps=best.capacity.capacity_qps,
@@ -238,13 +246,10 @@ class _Search:
         found = max(seen, key=merit, default=best)
         return found if found.capacity.capacity_qps else best
 
-    def _again(self, kept: Bracket, table: ServiceTimeTable) -> Capacity:
+    def _again(self, kept: Bracket) -> Capacity:
         """A capacity that was found before: simulated at its two ends, which decided it."""
-        ends = [
-            self._simulate(table, kept.candidate, qps)
-            for qps in (kept.low_qps, kept.high_qps)
-            if 0.0 < qps < math.inf
-        ]
+        ends_qps = [qps for qps in (kept.low_qps, kept.high_qps) if 0.0 < qps < math.inf]
+        ends = [self._simulate(kept.candidate, qps) for qps in ends_qps]
         return self._capacity(kept, ends)
 
     def _capacity(self, kept: Bracket, ends: Sequence[Measurement]) -> Capacity:
@@ -256,20 +261,18 @@ class _Search:
         return Capacity(kept.low_qps, kept.high_qps, tuple(probes), ends[0])
 
     def _simulate(
-        self,
-        table: ServiceTimeTable,
-        candidate: Candidate,
-        qps: float,
-        num_queries: int | None = None,
+        self, candidate: Candidate, qps: float, num_queries: int | None = None
     ) -> Measurement:
         """A simulated run; of as many queries as a live one where no number is given."""
-        length = num_queries or min(self._load.num_queries(qps), _SIMULATED_QUERIES_MAX)
-        load = replace(self._load, num_workers=candidate.num_workers, queries=length)
-        fleet = self._fleet(table, candidate.num_workers)
+        least = math.ceil(qps * _LIMITS_MIN * self._config.sla.latency_ns / 1e9)
+        length = num_queries or self._load.num_queries(qps)
+        length = min(max(length, least), max(num_queries or 0, _SIMULATED_QUERIES_MAX))
+        fleet = self._fleet(candidate)
+        load = replace(self._load, num_workers=len(fleet.devices), queries=length)
         return simulate_load(load, fleet, self._config.policy_of(candidate), qps)[0]
 
-    def _fleet(self, table: ServiceTimeTable, num_workers: int) -> Fleet:
-        return Fleet.uniform(table, num_workers, model=self._load.workload.model)
+    def _fleet(self, candidate: Candidate) -> Fleet:
+        return self._config.fleet_of(candidate, self._tables, self._load.workload.model)
 
     def prove(self, point: OperatingPoint) -> OperatingPoint:
         """The best of every contender, live, near what the simulation promised."""
@@ -283,10 +286,8 @@ class _Search:
                 runs[each.candidate] = self._served_before(kept), kept.ends[0].run
         # What all are compared with goes first, then the most promising.
         baseline, *others = promised
-        others.sort(key=lambda each: -each.simulated.capacity_qps)
-        wanted = {
-            each.candidate: each for each in (baseline, *others) if each.candidate not in runs
-        }
+        order = [baseline, *sorted(others, key=lambda each: -each.simulated.capacity_qps)]
+        wanted = {each.candidate: each for each in order if each.candidate not in runs}
         self._check_time_for_live([*wanted.values()], done=len(runs))
         interrupted = self._serve(wanted, runs, point)
         proven = tuple(_served(each, runs) for each in point.contenders)
@@ -301,7 +302,7 @@ class _Search:
     ) -> bool:
         """Verify candidates as long as there is time; True if that was interrupted."""
         config, started_s = self._config, self._elapsed_s()
-        serve = self._bench.live(config, self._load, point.table)
+        serve = self._bench.live(config, self._load, point.tables)
         rows: dict[float, RunResult] = {}
         interrupted = False
 
@@ -393,4 +394,7 @@ def _served(
 
 def _words(point: Point[Candidate]) -> str:
     """A simulated point as people read it."""
-    return f"batch {point.value.batch_items_max}, {point.capacity.capacity_qps:,.0f} queries/s"
+    threshold = point.value.offload_threshold_items
+    offload = "" if threshold is None else f"offload from {threshold}, "
+    batch = f"batch {point.value.batch_items_max}"
+    return f"{batch}, {offload}{point.capacity.capacity_qps:,.0f} queries/s"

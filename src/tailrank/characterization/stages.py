@@ -55,11 +55,11 @@ class LiveStage:
 class Stages(Protocol):
     """Keeps what is finished, so that an interrupted search can be taken up again."""
 
-    def profile(self) -> ServiceTimeTable | None:
-        """The service times, if they were measured."""
+    def profile(self, device: str) -> ServiceTimeTable | None:
+        """The service times of a device, if they were measured."""
         ...
 
-    def keep_profile(self, table: ServiceTimeTable) -> None:
+    def keep_profile(self, device: str, table: ServiceTimeTable) -> None:
         """They were measured now."""
         ...
 
@@ -83,10 +83,10 @@ class Stages(Protocol):
 class NoStages:
     """Keeps nothing, and nothing was finished before."""
 
-    def profile(self) -> None:
+    def profile(self, device: str) -> None:
         """None."""
 
-    def keep_profile(self, table: ServiceTimeTable) -> None:
+    def keep_profile(self, device: str, table: ServiceTimeTable) -> None:
         """Nobody will ask for it."""
 
     def simulated(self, prefix: str) -> None:

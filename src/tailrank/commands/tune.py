@@ -32,6 +32,7 @@ def tune(
     search: str = "halving",
     delay: str | None = None,
     workers: int | None = None,
+    devices: str = "cpu",
     threads: int = 1,
     profile: Path | None = None,
     scale: float = 1.0,
@@ -64,11 +65,14 @@ def tune(
         budget: Wall time of everything once the model is loaded: up to a fifth for the profile, up
             to half until all is simulated, the rest live.
         policy: Policies to hold against the static baseline, repeated or with commas: deeprecsched,
-            static, slack, coalescing; default: the first three.
+            static, slack, coalescing, and with a GPU offload or kairos in place of slack; default:
+            the first three, or deeprecsched, static, offload and kairos.
         search: How settings are searched in simulation: halving, grid (every one), hill-climb or
             optuna. DeepRecSched is always searched as its paper does.
         delay: Longest wait of a query for company, under coalescing; default: 1ms.
         workers: Worker threads; default: 1, 2, 4, … and all cores are tried.
+        devices: What ranks: cpu; or cpu,cuda, a further worker that drives this host's GPU and gets
+            large queries whole.
         threads: Threads of each worker: 1, as one query is split over workers instead.
         profile: Service-time table from tailrank profile; default: measure it now.
         scale: Factor on the rows of a preset's tables.
@@ -109,6 +113,7 @@ def tune(
         data=data,
         ids=ids,
         seed=seed,
+        devices=_devices(devices, profile),
     )
     if threads != 1:
         reason = "the kernels run on one thread, and a query is split over workers instead; 1 only"
@@ -123,7 +128,8 @@ def tune(
         budget_s=parse_duration_ns(budget, "--budget") / 1e9,
         live=not simulate_only,
         seed=seed,
-        **_policies(policy, delay),
+        accelerators=target_config.devices[1:],
+        **_policies(policy, delay, accelerated=len(target_config.devices) > 1),
     )
     table = None if profile is None else ServiceTimeTable.load(profile)
     console = Console(json=json, quiet=quiet)
@@ -146,18 +152,43 @@ def tune(
     return exit_code(point)
 
 
-def _policies(policy: list[str] | None, delay: str | None) -> dict[str, Any]:
+def _devices(words: str, profile: Path | None) -> tuple[str, ...]:
+    """The kinds of workers, the cores first.
+
+    Raises:
+        ConfigError: other devices than those.
+        RequestError: this host has no GPU that ranks, or a profile of the cores alone was named.
+    """
+    from tailrank.core.errors import ConfigError, RequestError
+    from tailrank.core.fleet import CPU
+
+    devices = tuple(word.strip() for word in words.split(","))
+    if devices == (CPU,):
+        return devices
+    if devices != (CPU, "cuda"):
+        raise ConfigError("--devices", words, "cpu, or cpu,cuda")
+    from tailrank.kernels import cuda
+
+    if reason := cuda.why_unavailable():
+        raise RequestError("--devices", f"no cuda here: {reason}; leave it out, or {cuda.FIX}")
+    if profile is not None:
+        raise RequestError("--profile", "is of one device; leave it out, and both are measured")
+    return devices
+
+
+def _policies(policy: list[str] | None, delay: str | None, *, accelerated: bool) -> dict[str, Any]:
     """The policies that compete, and the delay of the one that has it, as settings.
 
     Raises:
         RequestError: a delay was named, and no policy that waits.
     """
-    from tailrank.characterization.contenders import DEFAULT_CONTENDERS
+    from tailrank.characterization.contenders import ACCELERATED_CONTENDERS, DEFAULT_CONTENDERS
     from tailrank.core.errors import RequestError
     from tailrank.core.sla import parse_duration_ns
 
     words = [word.strip() for words in policy or () for word in words.split(",")]
-    policies = tuple(dict.fromkeys(words)) or DEFAULT_CONTENDERS
+    default = ACCELERATED_CONTENDERS if accelerated else DEFAULT_CONTENDERS
+    policies = tuple(dict.fromkeys(words)) or default
     if delay is None:
         return {"policies": policies}
     if "coalescing" not in policies:
@@ -185,6 +216,7 @@ def find(
     """Find the operating point under a progress bar and print the policy table."""
     from tailrank.characterization.bench import TargetBench
     from tailrank.characterization.operating_point_search import find_operating_point
+    from tailrank.core.fleet import CPU
     from tailrank.reporting.operating_point import policy_rows
     from tailrank.reporting.tables import policy_table
 
@@ -199,7 +231,7 @@ def find(
         point = find_operating_point(
             config,
             TargetBench(target),
-            table=table,
+            tables=None if table is None else {CPU: table},
             stages=stages,
             on_progress=progress.at,
             announce=console.note,
@@ -208,9 +240,11 @@ def find(
     console.note(f"\n{kept}, sizes {config.sizes}, workers at most: {config.num_workers}")
     console.show(policy_table(policy_rows(point)))
     tuned = point.tuned
+    threshold = tuned.candidate.offload_threshold_items
+    offload = f", {config.devices[-1]} from {threshold} items" if threshold is not None else ""
     console.note(
         f"tuned: {tuned.name}, batches of up to {tuned.candidate.batch_items_max:,} items, "
-        f"workers: {tuned.candidate.num_workers}"
+        f"workers: {tuned.candidate.num_workers}{offload}"
     )
     if any(contender.live is None for contender in point.contenders):
         console.note("* simulated only")
@@ -232,12 +266,15 @@ def _write(
     from tailrank.reporting.queries_file import write_contenders
     from tailrank.reporting.report import write_report
     from tailrank.reporting.result import Result, write_result
+    from tailrank.reporting.stages_file import profile_name
 
     with replace_directory(out, overwrite=overwrite) as folder:
-        point.table.save(folder / "profile.json")
+        profiles = [profile_name(device) for device in point.tables]
+        for name, table in zip(profiles, point.tables.values(), strict=True):
+            table.save(folder / name)
         reported.report_data(point).save(folder)
         runs = {each.name: each.run for each in point.contenders if each.run is not None}
-        names = [*OUTPUT_FILES]
+        names = [*dict.fromkeys((*OUTPUT_FILES, *profiles))]
         if runs:
             names.append(write_contenders(folder, runs).name)
         result = Result(

@@ -32,7 +32,8 @@ def metrics(point: OperatingPoint) -> dict[str, float]:
     """The flat metrics of each contender, `baseline.*` first, and of the best of them: `tuned.*`.
 
     Where no live run was made there is no `capacity_qps`, only `simulated_capacity_qps`; where the
-    machine has no meter there is no `queries_per_joule`.
+    machine has no meter there is no `queries_per_joule`, and where nothing is offloaded no
+    `offload_threshold_items`.
     """
     found: dict[str, float] = {}
     for prefix, contender in _prefixed(point):
@@ -41,6 +42,8 @@ def metrics(point: OperatingPoint) -> dict[str, float]:
             "num_workers": contender.candidate.num_workers,
             "simulated_capacity_qps": contender.simulated.capacity_qps,
         }
+        if contender.candidate.offload_threshold_items is not None:
+            own["offload_threshold_items"] = contender.candidate.offload_threshold_items
         for name, value in _latencies_ms(point, contender.simulated.at).items():
             own[f"simulated_latency_ms_{name}"] = value
         if contender.live is not None:
@@ -210,7 +213,8 @@ def busy_batches(run: RunResult) -> list[BusyBatch]:
 def _capacity_by_batch(point: OperatingPoint) -> list[CapacityPoint]:
     """Every simulated batch size of each policy on as many workers as its best has.
 
-    With the live capacity where it was measured; DeepRecSched's batches are static ones too.
+    With the live capacity where it was measured; DeepRecSched's batches are static ones too. Where
+    queries are offloaded, of the best threshold.
     """
     live = {each.candidate: each.live for each in point.contenders if each.live is not None}
     rows = []
@@ -228,7 +232,8 @@ def _capacity_by_batch(point: OperatingPoint) -> list[CapacityPoint]:
                 live_qps=live[candidate].capacity_qps if candidate in live else None,
             )
             for candidate, bracket in sorted(seen.items(), key=lambda item: item[0].batch_items_max)
-            if candidate.num_workers == last.num_workers
+            if (candidate.num_workers, candidate.offload_threshold_items)
+            == (last.num_workers, last.offload_threshold_items)
         ]
     return rows
 

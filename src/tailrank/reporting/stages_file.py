@@ -19,11 +19,12 @@ from tailrank.characterization.operating_point import Bracket
 from tailrank.characterization.stages import LiveRun, LiveStage, SimulatedStage
 from tailrank.core.errors import DataError, RequestError
 from tailrank.core.files import replace_file, replace_text
+from tailrank.core.fleet import CPU
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.runtime.record import BatchColumns, Column, QueryColumns, RunResult
 from tailrank.tuning.candidate import Candidate
 
-_SETTINGS, _PROFILE = "settings.json", "profile.json"
+_SETTINGS = "settings.json"
 
 
 class FileStages:
@@ -66,15 +67,15 @@ class FileStages:
         for path in self._folder.glob("*.*"):  # but not the lock of who is at work here
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def profile(self) -> ServiceTimeTable | None:
-        """The service times, if they were measured."""
-        path = self._folder / _PROFILE
+    def profile(self, device: str) -> ServiceTimeTable | None:
+        """The service times of a device, if they were measured."""
+        path = self._folder / profile_name(device)
         return ServiceTimeTable.load(path) if path.exists() else None
 
-    def keep_profile(self, table: ServiceTimeTable) -> None:
+    def keep_profile(self, device: str, table: ServiceTimeTable) -> None:
         """Write them down."""
         self._begin()
-        table.save(self._folder / _PROFILE)
+        table.save(self._folder / profile_name(device))
 
     def simulated(self, prefix: str) -> SimulatedStage | None:
         """The search of a contender, if it was finished."""
@@ -148,6 +149,11 @@ class FileStages:
     def _live_path(self, candidate: Candidate) -> Path:
         words = "-".join(str(value) for value in asdict(candidate).values())
         return self._folder / f"live-{words}.npz"
+
+
+def profile_name(device: str) -> str:
+    """The file of a device's service times: `profile.json` for the cores."""
+    return "profile.json" if device == CPU else f"profile-{device}.json"
 
 
 _RUN_FIELDS = ("num_workers", "ended_ns", "open_query_ns", "drained")

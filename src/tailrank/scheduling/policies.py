@@ -122,11 +122,13 @@ class Policy:
         build: from its settings and the fleet, if there is one.
         settings: names of those in `_OWN_SETTINGS` that it has.
         needs_sla: whether it decides by deadlines.
+        mixes_devices: whether it deals every query out over all devices.
     """
 
     build: Callable[[PolicyConfig, Fleet | None], Scheduler]
     settings: frozenset[str] = frozenset()
     needs_sla: bool = False
+    mixes_devices: bool = False
 
 
 def _static(config: PolicyConfig, fleet: Fleet | None) -> Scheduler:
@@ -195,7 +197,7 @@ POLICIES: dict[str, Policy] = {
     "static": Policy(_static),
     "coalescing": Policy(_coalescing, frozenset({"delay_max_ns"})),
     "deeprecsched": Policy(_deeprecsched, frozenset({"offload_threshold_items"})),
-    "kairos": Policy(_kairos, frozenset({"sla"}), needs_sla=True),
+    "kairos": Policy(_kairos, frozenset({"sla"}), needs_sla=True, mixes_devices=True),
     "slack": Policy(_slack, frozenset({"sla", "reject_lost"}), needs_sla=True),
     "divided": Policy(_divided, frozenset({"divisions"})),
 }

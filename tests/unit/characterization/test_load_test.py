@@ -10,8 +10,10 @@ from tests.unit.characterization.small_target import small_target
 from torch import Tensor
 
 from tailrank.characterization import service_time
+from tailrank.characterization.bench import TargetBench
 from tailrank.characterization.energy import Counter, EnergyMeter
 from tailrank.characterization.load_test import LoadTest, LoadTestConfig, measure_fleet
+from tailrank.characterization.operating_point import OperatingPointConfig
 from tailrank.characterization.service_time import ProfileConfig
 from tailrank.characterization.target import Target
 from tailrank.core.errors import ConfigError
@@ -21,6 +23,7 @@ from tailrank.core.sla import SLA
 from tailrank.features import FeatureBatch
 from tailrank.inference.eager import EagerRanker
 from tailrank.scheduling.policies import PolicyConfig
+from tailrank.tuning.candidate import Candidate
 from tailrank.workload.schedule import WorkloadConfig
 
 CONFIG = LoadTestConfig(
@@ -102,6 +105,35 @@ def test_large_queries_are_offloaded_for_real(target: Target) -> None:
     assert sorted(called) == sorted(sizes[sizes >= 64]), "whole, and no others"
     assert run.batches.num_items[run.batches.slot == 0].max() == 16
     assert (run.queries.done_ns > 0).all()
+
+
+def test_a_bench_serves_a_candidate_on_the_devices_that_it_uses(target: Target) -> None:
+    """What `tune` serves: only who offloads has the accelerator's worker."""
+    called: list[int] = []
+
+    class Host(EagerRanker):
+        device = "cpu"
+
+    assert isinstance(target.ranker, EagerRanker)
+    both = replace(other_device(target, called), ranker=Host(target.ranker.model))
+    one = ServiceTimeTable("any", dict.fromkeys(AXES, (1.0,)), np.ones((1, 1, 1, 1)), np.ones(1))
+    config = OperatingPointConfig(
+        sla=CONFIG.sla,
+        sizes="normal:60,20",
+        policies=("deeprecsched",),
+        accelerators=("standin",),
+        budget_s=0.1,
+    )
+    bench = TargetBench(both)
+    serve = bench.live(config, bench.load(config), {"cpu": one, "standin": one})
+    plain = Candidate(policy="deeprecsched", batch_items_max=16)
+    _, run = serve(plain, 500.0)
+    assert run.num_workers == 1
+    assert not called
+    _, run = serve(replace(plain, offload_threshold_items=64), 500.0)
+    sizes = run.queries.num_items
+    assert run.num_workers == 2
+    assert sorted(called) == sorted(sizes[sizes >= 64]) != [], "whole, and no others"
 
 
 def test_a_fleet_is_profiled_device_by_device(

@@ -45,7 +45,7 @@ def make_point(baseline: tuple[float, float | None], best: tuple[float, float | 
     axes = dict.fromkeys(("num_parts", "num_items", "ids_per_item", "busy_workers"), (1.0,))
     return OperatingPoint(
         config=CONFIG,
-        table=ServiceTimeTable("cpu", axes, np.ones((1, 1, 1, 1)), np.ones(1)),
+        tables={"cpu": ServiceTimeTable("cpu", axes, np.ones((1, 1, 1, 1)), np.ones(1))},
         contenders=(
             make_contender("static baseline", 100, *baseline),
             make_contender("best static", 50, *best),

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tailrank.characterization import operating_point_search
 from tailrank.characterization.load_test import LoadTestConfig, simulate_load
 from tailrank.characterization.operating_point import OperatingPointConfig
 from tailrank.characterization.operating_point_search import find_operating_point
 from tailrank.characterization.service_time import BudgetTooShort
 from tailrank.core.clock import ManualClock
 from tailrank.core.errors import ConfigError, RequestError
-from tailrank.core.fleet import Fleet
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
 from tailrank.reporting.operating_point import metrics, policy_rows, report_data, validity
@@ -34,6 +34,13 @@ def host_table(factor: float = 1.0) -> ServiceTimeTable:
     return ServiceTimeTable("cpu made-up", axes, median_ns[:, :, None, :], np.array([1.0, 1.2]))
 
 
+def gpu_table(factor: float = 1.0) -> ServiceTimeTable:
+    """1 ms for a batch, whatever its size up to a point: worth it for large queries only."""
+    axes = {"num_parts": (1.0,), "num_items": ITEMS, "ids_per_item": (3.0,), "busy_workers": (1.0,)}
+    median_ns = factor * np.array([1e6, 1.1e6, 2e6]).reshape(1, 3, 1, 1)
+    return ServiceTimeTable("gpu made-up", axes, median_ns, np.array([1.0]))
+
+
 class Bench:
     """A host whose live runs are a tenth slower than its profile says."""
 
@@ -44,15 +51,18 @@ class Bench:
         self.profiles = 0
         self.factor, self.seconds = 1.0, 0.25
 
+    def table(self, device: str, factor: float) -> ServiceTimeTable:
+        return host_table(factor) if device == "cpu" else gpu_table(factor)
+
     def pass_s(self, seconds: float) -> None:
         self.clock.advance_to(self.clock.now_ns() + round(seconds * 1e9))
 
-    def profile(self, config, on_progress, announce) -> ServiceTimeTable:
+    def profile(self, device, config, on_progress, announce) -> ServiceTimeTable:
         if config.budget_s < 1.0:
             raise BudgetTooShort("too short", 1.0)
         self.profiles += 1
         self.pass_s(config.budget_s)
-        return host_table(self.factor)
+        return self.table(device, self.factor)
 
     def load(self, config: OperatingPointConfig) -> LoadTestConfig:
         workload = WorkloadConfig(sizes=config.sizes, ids_per_item=3.0)
@@ -64,15 +74,15 @@ class Bench:
             seconds=self.seconds,
         )
 
-    def live(self, config, load, table):
-        slower = host_table(1.1)
+    def live(self, config, load, tables):
+        slower = {device: self.table(device, 1.1) for device in tables}
 
         def serve(candidate, qps):
             if len(self.served) == self.stop_after:
                 raise KeyboardInterrupt
             self.served.append((candidate.policy, candidate.batch_items_max))
-            own = replace(load, num_workers=candidate.num_workers)
-            fleet = Fleet.uniform(slower, candidate.num_workers)
+            fleet = config.fleet_of(candidate, slower, load.workload.model)
+            own = replace(load, num_workers=len(fleet.devices))
             self.pass_s(own.num_queries(qps) / qps)
             return simulate_load(own, fleet, config.policy_of(candidate), qps)
 
@@ -106,6 +116,102 @@ def test_the_best_of_all_contenders_is_found_and_proven_live() -> None:
     shown = report_data(point).capacity_by_batch
     assert {row.batch_items for row in shown} >= {16, 32, 48}
     assert bench.clock.now_ns() <= 60e9
+
+
+MIXED = replace(
+    CONFIG,
+    sizes="production",
+    sla=SLA.parse("p50=15ms"),
+    accelerators=("cuda",),
+    policies=("deeprecsched", "static", "offload"),
+    search="hill-climb",
+    fewer_workers=False,
+)
+
+
+def test_large_queries_go_to_the_accelerator_where_that_pays(tmp_path) -> None:
+    bench = Bench()
+    stages = FileStages(tmp_path / "s", {}, resume=False, overwrite=False)
+    point = find(bench, MIXED, stages=stages)
+    names = ["static baseline", "DeepRecSched", "best static", "best offload"]
+    assert [each.name for each in point.contenders] == names
+    found = metrics(point)
+    assert found["deeprecsched.offload_threshold_items"] in (96, 128, 192, 256, 384, 512)
+    assert "best_static.offload_threshold_items" not in found
+    for accelerated in ("deeprecsched", "best_offload"):
+        own, cores = (f"{each}.capacity_qps" for each in (accelerated, "best_static"))
+        assert found[own] > 1.2 * found[cores] > 0, "a third worker, and faster where it counts"
+    assert found["best_offload.simulated_capacity_qps"] >= (
+        0.98 * found["deeprecsched.simulated_capacity_qps"]
+    )
+    assert bench.profiles == 2
+    assert {path.name for path in (tmp_path / "s").glob("profile*")} == {
+        "profile.json",
+        "profile-cuda.json",
+    }
+    again = FileStages(tmp_path / "s", {}, resume=True, overwrite=False)
+    assert metrics(find(second := Bench(), MIXED, stages=again)) == pytest.approx(found)
+    assert second.profiles == 0
+    assert not second.served
+
+
+def test_deeprecsched_climbs_over_batches_and_then_over_thresholds() -> None:
+    config = replace(MIXED, live=False, policies=("deeprecsched",))
+    (_, found) = find(Bench(), config).contenders
+    seen = [
+        (each.candidate.batch_items_max, each.candidate.offload_threshold_items)
+        for each in found.brackets
+    ]
+    batches = [batch for batch, threshold in seen if threshold is None]
+    assert batches == sorted(batches, reverse=True)
+    thresholds = [threshold for _, threshold in seen if threshold is not None]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[0] == 96
+    assert len({batch for batch, threshold in seen if threshold is not None}) == 1
+
+
+def test_kairos_deals_queries_out_over_all_devices() -> None:
+    bench, config = Bench(), replace(MIXED, sizes="fixed:300", policies=("kairos",))
+    kairos = config.contenders[1].space.candidates()[0]
+    tables = {"cpu": host_table(), "cuda": gpu_table()}
+    _, run = bench.live(config, bench.load(config), tables)(kairos, 500.0)
+    assert run.num_workers == 3
+    assert set(run.batches.slot) == {0, 1, 2}
+
+
+def test_the_grid_tries_every_batch_with_every_threshold() -> None:
+    config = replace(MIXED, sizes="fixed:24", policies=("offload",), search="grid", live=False)
+    space = config.contenders[1].space
+    seen = [each.candidate for each in find(Bench(), config).contenders[1].brackets]
+    assert sorted(map(repr, seen)) == sorted(map(repr, space.candidates()))
+    wide = replace(config, sizes="fixed:128").contenders[1].space
+    assert wide.offload_threshold_items == (96, 128)
+    assert len(wide.candidates()) == 2 * len(wide.batch_items_max)
+
+
+def test_no_run_is_over_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any load would keep it: a short round found 1e100 queries/s for Kairos, and then none."""
+    runs: list[tuple[int, float]] = []
+
+    def spy(load, fleet, policy, qps):
+        runs.append((load.queries, load.queries / qps))
+        return simulate_load(load, fleet, policy, qps)
+
+    monkeypatch.setattr(operating_point_search, "simulate_load", spy)
+    config = replace(CONFIG, sla=SLA.parse("p50=100ms"), policies=("static",), live=False)
+    find(Bench(), replace(config, sizes="fixed:24", fewer_workers=False))
+    assert all(seconds >= 0.2 or queries == 20_000 for queries, seconds in runs)
+    assert min(seconds for _, seconds in runs) < 0.3, "and is not much longer than it must be"
+
+
+def test_policies_that_cannot_use_the_devices_are_refused() -> None:
+    for fields, said in (
+        ({"policies": ("slack",), "accelerators": ("cuda",)}, "workers that are alike"),
+        ({"policies": ("offload",)}, "--policy: got 'offload'; allowed: a policy of the cores"),
+        ({"policies": ("kairos",)}, "without --devices"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            replace(CONFIG, **fields)
 
 
 def test_further_bounds_cost_capacity() -> None:
