@@ -28,6 +28,7 @@ VERBS = (
     "tune",
     "colocate",
     "simulate",
+    "serve",
     "mlperf",
     "report",
     "doctor",

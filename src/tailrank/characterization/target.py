@@ -137,13 +137,7 @@ class Target:
 
         This model, sizes, precision and queries: popular ids are in cache, and histories vary.
         """
-        rows = sum(table.num_embeddings for table in self.spec.tables)
-        users = len(self.spec.sparse("user"))
-        description = self.rankers[device].describe()
-        label = (
-            f"{device} {self.name} rows={rows} user_tables={users} "
-            f"precision={description.get('precision', 'fp32')}"
-        )
+        label = profile_label(self.name, self.spec, self.rankers[device])
         return label if self.rows_label is None else f"{label} queries={self.rows_label}"
 
     def describe(self) -> dict[str, object]:
@@ -192,6 +186,15 @@ def load_rankers(
     announce(_memory_line(name, bytes_needed(model, precision), precision))
     rankers = {at: load(path, device=at, progress=progress)[0] for at in config.devices}
     return LoadedModel(name, model, record, rankers)
+
+
+def profile_label(name: str, spec: FeatureSpec, ranker: Ranker) -> str:
+    """What a service-time table of this model is good for, whatever its queries."""
+    rows = sum(table.num_embeddings for table in spec.tables)
+    return (
+        f"{ranker.device} {name} rows={rows} user_tables={len(spec.sparse('user'))} "
+        f"precision={ranker.describe().get('precision', 'fp32')}"
+    )
 
 
 def open_target(

@@ -48,10 +48,11 @@ class Rows(NamedTuple):
     blame: Callable[[int, str, str], TailrankError] | None = None
 
     def fault(self, column: str, row: int, allowed: str) -> TailrankError:
-        """The error of one value."""
+        """The error of one value; `user.NAME` or `items.NAME[ROW]`, as a request has them."""
         if self.blame is not None:
             return self.blame(row, column, f"expected {allowed}")
-        return ConfigError(f"{self.side}.{column}[{row}]", self.columns[column][row], allowed)
+        place = f"user.{column}" if self.side == "user" else f"items.{column}[{row}]"
+        return ConfigError(place, self.columns[column][row], allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,11 +25,13 @@ class OpenWork:
         num_items: its size.
         items_left: items that are not done.
         work_ns: predicted work of those.
+        is_waiting: no part of it has been started.
     """
 
     num_items: int
     items_left: int
     work_ns: float
+    is_waiting: bool = True
 
 
 class Admission:
@@ -54,8 +56,12 @@ class Admission:
         self._num_workers, self._items_max = num_workers, items_max
         self._correction = 1.0
         self._work_ns = 0.0
+        self.num_queries = 0
+        """Queries that are open."""
+        self.num_waiting = 0
+        """Those of them of which no part has been started."""
         self.num_items = 0
-        """Items of all queries that are open."""
+        """Items of all that are open."""
 
     def admit(self, num_items: int, limit_ns: int) -> OpenWork:
         """Take a query in.
@@ -93,6 +99,8 @@ class Admission:
                 round(late_ns),
             )
         work = OpenWork(num_items, num_items, num_parts * part_ns)
+        self.num_queries += 1
+        self.num_waiting += 1
         self.num_items += num_items
         self._work_ns += work.work_ns
         return work
@@ -101,6 +109,11 @@ class Admission:
     def _wait_ns(self) -> float:
         """How long the work that is open will take."""
         return max(0.0, self._work_ns) * self._correction / self._num_workers
+
+    def part_started(self, work: OpenWork) -> None:
+        """Book a query as no longer waiting, if it is the first of its parts."""
+        self.num_waiting -= work.is_waiting
+        work.is_waiting = False
 
     def part_done(self, work: OpenWork, num_items: int) -> None:
         """Book so many items of a query as done."""
@@ -111,6 +124,8 @@ class Admission:
 
     def leave(self, work: OpenWork) -> None:
         """Book a query as ended, in whatever way."""
+        self.part_started(work)
+        self.num_queries -= 1
         self.num_items -= work.num_items
         self._work_ns = self._work_ns - work.work_ns if self.num_items else 0.0
 

@@ -71,7 +71,6 @@ class Engine:
         self._lock = threading.Lock()
         self._inbox = OpenInbox()
         self._next_id = 0
-        self._num_open = 0
         self._draining = False
         self._crash: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="tailrank-engine", daemon=True)
@@ -128,7 +127,6 @@ class Engine:
                 self.stats.shed[error.reason] += 1
                 raise
             self._next_id += 1
-            self._num_open += 1
             query_id, now_ns = self._next_id, self._inbox.now_ns()
         query = Query(
             query_id=query_id,
@@ -168,7 +166,12 @@ class Engine:
     @property
     def num_open(self) -> int:
         """Queries that are waiting or being ranked."""
-        return self._num_open
+        return self._admission.num_queries
+
+    @property
+    def queue_depth(self) -> int:
+        """Queries of which no part has been started."""
+        return self._admission.num_waiting
 
     @property
     def items_open(self) -> int:
@@ -215,6 +218,9 @@ class Engine:
 
     def _run_batch(self, batch: Batch) -> Sequence[object]:
         """Rank a batch and book its work; called on a worker's thread."""
+        with self._lock:
+            for part in batch.parts:
+                self._admission.part_started(asked_of(part.query).work)
         started = time.perf_counter_ns()
         results = rank_batch(batch)
         took_ns = time.perf_counter_ns() - started
@@ -243,7 +249,6 @@ class Engine:
     def _leave(self, work: OpenWork) -> None:
         with self._lock:
             self._admission.leave(work)
-            self._num_open -= 1
 
     def _outcome(self, record: QueryRecord, model: ServedModel) -> Ranked | Exception:
         """What the one who asked is told."""

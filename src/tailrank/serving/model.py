@@ -16,7 +16,12 @@ from statistics import median
 import torch
 
 from tailrank.characterization.payloads import ids_per_item, random_side
-from tailrank.characterization.target import LoadedModel, TargetConfig, load_rankers
+from tailrank.characterization.target import (
+    LoadedModel,
+    TargetConfig,
+    load_rankers,
+    profile_label,
+)
 from tailrank.data.fitted_encoder import open_encoder
 from tailrank.data.row_encoder import RowEncoder, row_ids
 from tailrank.features import FeatureBatch, FeatureSpec
@@ -55,6 +60,11 @@ class ServedModel:
     def ids_per_item(self) -> float:
         """Ids of a query per item, as service-time tables count them."""
         return ids_per_item(self.spec)
+
+    @property
+    def profile_label(self) -> str:
+        """What a service-time table of this model says that it is of."""
+        return profile_label(self.name, self.spec, self.ranker)
 
     def random_query(self, num_items: int, seed: int) -> FeatureBatch:
         """Features of one user and so many items, drawn at random."""

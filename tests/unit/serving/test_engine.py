@@ -70,7 +70,7 @@ def test_every_item_has_its_score_in_its_place(policy: dict) -> None:
     stats = engine.stats
     assert (stats.queries, stats.items) == (20, sum(f.num_items for f in asked))
     assert sum(stats.total.counts) == sum(stats.queue.counts) == sum(stats.compute.counts) == 20
-    assert (stats.failed, engine.num_open, engine.items_open) == (0, 0, 0)
+    assert (stats.failed, engine.num_open, engine.items_open, engine.queue_depth) == (0, 0, 0, 0)
     if policy["policy"] == "static":
         assert stats.splits == 20
         assert stats.batches == sum(-(-f.num_items // 16) for f in asked)
@@ -122,6 +122,7 @@ def test_too_much_or_too_late_is_turned_away_at_the_door() -> None:
     ranker.go.clear()
     futures = [engine.submit(features) for features in queries(2)]
     assert (engine.num_open, engine.items_open) == (2, 81)
+    assert engine.queue_depth <= 2
     with pytest.raises(Overloaded, match="81 items are open"):
         engine.submit(queries(1)[0])
     assert engine.stats.shed == {"too_late": 1, "queue_full": 1}

@@ -1,0 +1,246 @@
+"""`tailrank serve`: a model behind HTTP, under the policy that was tuned for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from tailrank.characterization.target import TargetConfig
+    from tailrank.core.fleet import Fleet
+    from tailrank.core.sla import SLA
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.tuned_point import TunedPoint
+    from tailrank.scheduling.policies import PolicyConfig
+    from tailrank.serving.model import ServedModel
+
+# The largest query of DeepRecSys' production sizes, which all workers rank together by default.
+_LARGEST_QUERY = 1000
+
+
+def serve(
+    target: str | None = None,
+    *,
+    from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    sla: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    policy: str | None = None,
+    batch_items: int | None = None,
+    delay: str | None = None,
+    workers: int | None = None,
+    profile: Path | None = None,
+    scale: float = 1.0,
+    user_tables: int | None = None,
+    precision: str | None = None,
+    seed: int = 0,
+    token_file: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    max_body: int = 16 << 20,
+    max_items: int = 10_000,
+    max_open_items: int = 200_000,
+    max_connections: int = 1000,
+    quiet: bool = False,
+) -> int:
+    """Serve a model over HTTP until SIGTERM or Ctrl-C, then answer what has come and end.
+
+    POST /v1/rank ranks candidates; /health/live, /health/ready, /metrics (Prometheus) and
+    /openapi.json say the rest (docs/serving.md). Needs: pip install 'tailrank[serve]'.
+
+    Example: tailrank serve preset:dlrm-rmc1 --scale 0.01 --sla p99=20ms
+
+    Args:
+        target: Folder of a trained model, or preset:NAME with random weights; default: the tuned.
+        from_: Folder that tailrank tune wrote: its policy, workers, SLA and profile are taken.
+        sla: Percentile and limit, as in p99=20ms: a query that would be answered later is turned
+            away, unless it brings a deadline of its own.
+        host: Address to listen on; the default is open to this machine alone.
+        port: Port to listen on; 0 takes any that is free.
+        policy: Scheduling policy: static, coalescing, deeprecsched or slack; default: static.
+        batch_items: Most items of a batch; default: 1000 over all workers.
+        delay: Longest wait of a query for company, under coalescing; default: 1ms.
+        workers: Worker threads; default: all cores.
+        profile: Service-time table from tailrank profile, for policies that predict, and by which
+            queries that would be late are known; default: a few calls are timed.
+        scale: Factor on the rows of a preset's tables.
+        user_tables: Tables of a preset that belong to the user's side.
+        precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
+        seed: Seed of a preset's weights.
+        token_file: File with the token that clients have to bring as Authorization: Bearer TOKEN.
+        tls_cert: Certificate chain (PEM), for HTTPS.
+        tls_key: Its key (PEM).
+        max_body: Bytes of a request's body.
+        max_items: Candidates of a query.
+        max_open_items: Candidates of all queries that wait or are being ranked.
+        max_connections: Open connections.
+        quiet: Say nothing but errors.
+    """
+    from tailrank.core.exit_codes import ExitCode
+    from tailrank.reporting.console import Console
+    from tailrank.reporting.tuned_point import read_tuned
+    from tailrank.runtime.live import resolve_workers
+    from tailrank.serving.engine import Engine, EngineConfig, server_policy
+    from tailrank.serving.http import build_app
+    from tailrank.serving.model import open_model
+    from tailrank.serving.rank_request import RequestLimits
+    from tailrank.serving.server import ServerConfig, address, listen, run_server
+
+    tuned = None if from_ is None else read_tuned(from_)
+    server = ServerConfig(
+        host=host, port=port, connections_max=max_connections, tls_cert=tls_cert, tls_key=tls_key
+    )
+    limits = RequestLimits(body_bytes_max=max_body, items_max=max_items)
+    token = None if token_file is None else _token(token_file)
+    target_config = _target_config(target, tuned, scale, user_tables, precision, seed)
+    bound = _sla(sla, tuned)
+    num_workers = resolve_workers(tuned.num_workers if tuned and workers is None else workers)
+    chosen = _policy(policy, batch_items, delay, num_workers, bound, tuned)
+    config = EngineConfig(
+        policy=server_policy(replace(chosen, queue_items_max=max_open_items), bound),
+        num_workers=num_workers,
+        sla=bound,
+    )
+    console = Console(quiet=quiet)
+    _check_profile(chosen, profile or (tuned and tuned.profile))
+    with listen(server) as sock:
+        with console.progress("load") as progress:
+            model = open_model(target_config, console.note, progress.count_bytes)
+        fleet = _fleet(profile, tuned, model, num_workers, console)
+        _check_profile(chosen, fleet)
+        engine = Engine(model, config, fleet)
+        engine.start()
+        try:
+            console.note(
+                f"{address(sock, server)} serves {model.name}, version {model.version}, {bound}: "
+                f"{chosen.policy}, batches of up to {chosen.batch_items_max} items, "
+                f"workers: {num_workers}"
+            )
+            run_server(build_app(engine, limits, token), sock, server)
+        finally:
+            engine.drain()
+    stats = engine.stats
+    console.note(f"stopped: {stats.queries:,} queries answered, {stats.shed.total():,} turned away")
+    return ExitCode.DONE
+
+
+def _token(file: Path) -> bytes:
+    """The token in a file, without the newline that editors put behind it."""
+    from tailrank.core.errors import RequestError
+
+    try:
+        token = file.read_bytes().strip()
+    except OSError as error:
+        raise RequestError("--token-file", f"{file}: {error.strerror}") from None
+    if not token or not token.isascii() or len(token.split()) != 1:
+        raise RequestError("--token-file", f"{file} holds no token: one word of ASCII")
+    return token
+
+
+def _sla(sla: str | None, tuned: TunedPoint | None) -> SLA:
+    from tailrank.core.errors import RequestError
+    from tailrank.core.sla import SLA
+
+    if sla is not None:
+        return SLA.parse(sla)
+    if tuned is None:
+        raise RequestError("--sla", "missing; expected percentile and limit, as in p99=20ms")
+    return tuned.sla
+
+
+def _target_config(
+    target: str | None,
+    tuned: TunedPoint | None,
+    scale: float,
+    user_tables: int | None,
+    precision: str | None,
+    seed: int,
+) -> TargetConfig:
+    """What to load: what was named, else what was tuned."""
+    from tailrank.characterization.target import TargetConfig
+    from tailrank.core.errors import RequestError
+    from tailrank.inference.precision import Precision
+
+    if target is not None:
+        return TargetConfig(
+            target=target,
+            scale=scale,
+            user_tables=user_tables,
+            precision=None if precision is None else Precision.parse(precision),
+            seed=seed,
+        )
+    if tuned is None:
+        raise RequestError("TARGET", "missing; expected a model's folder, preset:NAME, or --from")
+    if (scale, user_tables, precision, seed) != (1.0, None, None, 0):
+        reason = "--scale, --user-tables, --precision and --seed go with a target that is named"
+        raise RequestError("TARGET", f"missing; {reason}")
+    return tuned.target
+
+
+def _policy(
+    name: str | None,
+    batch_items: int | None,
+    delay: str | None,
+    num_workers: int,
+    bound: SLA,
+    tuned: TunedPoint | None,
+) -> PolicyConfig:
+    """The tuned policy, or the one that was named, with those settings that were typed."""
+    from tailrank.core.sla import parse_duration_ns
+    from tailrank.scheduling.policies import POLICIES, PolicyConfig, static_baseline_batch
+
+    if tuned is not None and name in (None, tuned.policy.policy):
+        chosen = tuned.policy
+    else:
+        settings = POLICIES[name].settings if name in POLICIES else frozenset()
+        chosen = PolicyConfig(
+            policy=name or "static",
+            batch_items_max=static_baseline_batch(_LARGEST_QUERY, num_workers),
+            delay_max_ns=1_000_000 if "delay_max_ns" in settings else 0,
+            sla=bound if "sla" in settings else None,
+        )
+    if batch_items is not None:
+        chosen = replace(chosen, batch_items_max=batch_items)
+    if delay is not None:
+        chosen = replace(chosen, delay_max_ns=parse_duration_ns(delay, "--delay"))
+    return chosen
+
+
+def _check_profile(chosen: PolicyConfig, found: object) -> None:
+    """Refuse a policy that looks ahead where there is nothing to predict with."""
+    from tailrank.core.errors import RequestError
+    from tailrank.scheduling.policies import POLICIES
+
+    if found is None and POLICIES[chosen.policy].needs_sla:
+        reason = f"missing; `{chosen.policy}` predicts by a table that tailrank profile writes"
+        raise RequestError("--profile", reason)
+
+
+def _fleet(
+    profile: Path | None,
+    tuned: TunedPoint | None,
+    model: ServedModel,
+    num_workers: int,
+    console: Console,
+) -> Fleet | None:
+    """Service times to predict with: those named, or those of the tuned point if they are its."""
+    from tailrank.core.errors import RequestError
+    from tailrank.core.fleet import Fleet
+    from tailrank.core.service_time import ServiceTimeTable
+
+    if profile is None and tuned is None:
+        return None
+    file = profile if profile is not None or tuned is None else tuned.profile
+    assert file is not None, "one of the two is there"
+    table = ServiceTimeTable.load(file)
+    # Which queries were timed is part of a label; those of clients are not known beforehand.
+    if table.device.partition(" queries=")[0] == model.profile_label:
+        return Fleet.uniform(table, num_workers, model=model.name)
+    if profile is not None:
+        reason = f"{file} is of {table.device}; this model needs a profile of "
+        raise RequestError("--profile", reason + model.profile_label)
+    console.note(f"{file} is of {table.device}, not of this model: a few calls are timed instead")
+    return None

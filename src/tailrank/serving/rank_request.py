@@ -1,0 +1,228 @@
+"""The body of `POST /v1/rank`: read, checked and encoded; and its answer.
+
+    {"user": {"age": 31, "history": ["a", "b"]},
+     "items": {"movie": ["a", "b"], "price": [1.5, 2]}   or   [{"movie": "a", "price": 1.5}, …],
+     "item_ids": ["a", "b"], "top_k": 10, "deadline_ms": 20}
+
+Knows no transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+import torch
+
+from tailrank.core.errors import ConfigError, RequestError, closest
+from tailrank.data.row_encoder import CategoryColumn, NumberColumns, Rows
+from tailrank.features import FeatureBatch
+from tailrank.serving.model import ServedModel
+from tailrank.serving.ranking import Ranked
+
+KEYS = ("user", "items", "item_ids", "top_k", "deadline_ms")
+Columns = Mapping[str, CategoryColumn | NumberColumns]
+_DEADLINE_MS_MAX = 3_600_000
+_SHOWN_MAX = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """What one client may ask for.
+
+    Args:
+        body_bytes_max: of one request.
+        body_seconds_max: for a body to arrive.
+        items_max: candidates of one query.
+    """
+
+    body_bytes_max: int = 16 << 20
+    body_seconds_max: float = 10.0
+    items_max: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("body_bytes_max", "body_seconds_max", "items_max"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(name, getattr(self, name), "a number above 0")
+
+
+class RankRequest(NamedTuple):
+    """A request that was understood.
+
+    Args:
+        features: of its user and items.
+        item_ids: what the answer calls its items; None: their places, from 0.
+        top_k: most items of the answer.
+        deadline_ns: the time that it gives, from its arrival; None: the server's.
+    """
+
+    features: FeatureBatch
+    item_ids: Sequence[object] | None
+    top_k: int
+    deadline_ns: int | None
+
+
+def parse_rank(body: bytes, model: ServedModel, limits: RequestLimits) -> RankRequest:
+    """Read a body.
+
+    Raises:
+        RequestError: it is no JSON object with these keys, or lacks or exceeds something.
+        ConfigError: a value is not allowed; names field, value and what is.
+    """
+    try:
+        asked = orjson.loads(body)
+    except ValueError as error:
+        raise RequestError("body", f"not JSON: {error}") from None
+    if not isinstance(asked, dict):
+        raise RequestError("body", f"expected an object with {', '.join(KEYS)}")
+    _refuse_unknown("body", asked, KEYS)
+    user = asked.get("user", {})
+    if not isinstance(user, dict):
+        raise ConfigError("user", user, "an object of features")
+    names = model.encoder.columns["user"]
+    _check_names("user", user, names)
+    items = _items(asked.get("items"), model.encoder.columns["item"], limits)
+    features = model.encoder.features(
+        Rows("user", {name: [user[name]] for name in names}, 1), items
+    )
+    return RankRequest(
+        features=features,
+        item_ids=_item_ids(asked.get("item_ids"), items.num_rows),
+        top_k=_top_k(asked.get("top_k"), items.num_rows),
+        deadline_ns=_deadline_ns(asked.get("deadline_ms")),
+    )
+
+
+def answer(request: RankRequest, ranked: Ranked) -> bytes:
+    """The answer: items best first (by the first task, where there are several).
+
+    Of items with equal scores the one that was named first comes first.
+    """
+    scores, model = ranked.scores, ranked.model
+    first_B = scores if scores.dim() == 1 else scores[:, 0]
+    best = torch.sort(first_B, descending=True, stable=True).indices[: request.top_k]
+    places, ids = best.tolist(), request.item_ids
+    found = [
+        {"id": place if ids is None else ids[place], "score": score}
+        for place, score in zip(places, first_B[best].tolist(), strict=True)
+    ]
+    if scores.dim() > 1:
+        for item, row in zip(found, scores[best].tolist(), strict=True):
+            item["scores"] = dict(zip(model.tasks, row, strict=True))
+    timing = ranked.timing
+    return orjson.dumps(
+        {
+            "items": found,
+            "model": model.name,
+            "model_version": model.version,
+            "timing_ms": {
+                "queue": timing.queue_ns / 1e6,
+                "compute": timing.compute_ns / 1e6,
+                "total": timing.total_ns / 1e6,
+            },
+        }
+    )
+
+
+def fault(error: ConfigError | RequestError) -> dict[str, str]:
+    """A bad request in words: the field, and what is wrong with it."""
+    if isinstance(error, RequestError):
+        return {"field": error.field, "reason": error.reason}
+    if error.value is None:
+        return {"field": error.field, "reason": f"missing; expected {error.allowed}"}
+    return {"field": error.field, "reason": f"got {shown(error.value)}; allowed: {error.allowed}"}
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: in ASCII, and not all of a long one."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."
+
+
+def _items(value: object, columns: Columns, limits: RequestLimits) -> Rows:
+    """Candidates as columns, from columns or from rows."""
+    if isinstance(value, dict):
+        found = _columns(value, columns)
+    elif isinstance(value, list):
+        found = _transposed(value, columns)
+    else:
+        raise ConfigError("items", value, "a list of objects, or an object of columns")
+    num_items = len(next(iter(found.values()))) if found else len(value)
+    if not num_items:
+        raise RequestError("items", f"no candidate; expected 1 to {limits.items_max}")
+    if num_items > limits.items_max:
+        reason = f"{num_items} candidates; expected 1 to {limits.items_max}"
+        raise RequestError("items", reason)
+    return Rows("item", found, num_items)
+
+
+def _columns(value: dict[str, Any], columns: Columns) -> dict[str, Sequence[object]]:
+    _check_names("items", value, columns)
+    lengths = {}
+    for name, column in value.items():
+        if not isinstance(column, list):
+            raise ConfigError(f"items.{name}", column, "a list, with a value for each candidate")
+        lengths[name] = len(column)
+    if len(set(lengths.values())) > 1:
+        (first, length), *others = lengths.items()
+        name, other = next(pair for pair in others if pair[1] != length)
+        raise RequestError(f"items.{name}", f"{other} values; items.{first} has {length}")
+    return value
+
+
+def _transposed(rows: list[Any], columns: Columns) -> dict[str, Sequence[object]]:
+    for number, row in enumerate(rows):
+        if type(row) is not dict:
+            raise ConfigError(f"items[{number}]", row, "an object of features")
+        if row.keys() != columns.keys():
+            _check_names(f"items[{number}]", row, columns)
+    return {name: [row[name] for row in rows] for name in columns}
+
+
+def _check_names(place: str, given: Mapping[str, object], columns: Columns) -> None:
+    """Refuse features that the model does not have, and the lack of one that it has."""
+    _refuse_unknown(place, given, list(columns))
+    for name, source in columns.items():
+        if name not in given:
+            raise RequestError(f"{place}.{name}", f"missing; expected {source.allowed}")
+
+
+def _refuse_unknown(place: str, given: Mapping[str, object], names: Sequence[str]) -> None:
+    for name in given:
+        if name not in names:
+            allowed = ", ".join(names) or "nothing"
+            where = name if place == "body" else f"{place}.{name}"
+            raise RequestError(
+                where[:_SHOWN_MAX], f"unknown; expected {allowed}{closest(names, name)}"
+            )
+
+
+def _item_ids(value: object, num_items: int) -> Sequence[object] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise ConfigError("item_ids", value, "a list of texts or whole numbers")
+    if len(value) != num_items:
+        raise RequestError("item_ids", f"{len(value)} ids; there are {num_items} candidates")
+    for place, item_id in enumerate(value):
+        if type(item_id) not in (str, int):
+            raise ConfigError(f"item_ids[{place}]", item_id, "a text or a whole number")
+    return value
+
+
+def _top_k(value: object, num_items: int) -> int:
+    if value is None:
+        return num_items
+    if type(value) is not int or value < 1:
+        raise ConfigError("top_k", value, "a whole number from 1")
+    return min(value, num_items)
+
+
+def _deadline_ns(value: object) -> int | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value <= _DEADLINE_MS_MAX:  # type: ignore[operator]
+        raise ConfigError("deadline_ms", value, f"a number above 0, up to {_DEADLINE_MS_MAX}")
+    return max(1, round(value * 1e6))  # type: ignore[operator]

@@ -1,0 +1,157 @@
+"""Runs an application on a socket until the process is told to stop.
+
+Knows no engine: whoever calls it starts one before, and drains it after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tailrank.core.errors import RequestError
+
+_BACKLOG = 2048
+_HEADER_SECONDS = 10.0
+_KEEP_ALIVE_SECONDS = 75
+# After the signal: for queries that are being ranked, and clients that read slowly.
+_GRACE_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where and how a server listens.
+
+    Args:
+        host: address or name; loopback unless somebody says otherwise.
+        port: 0: any that is free.
+        connections_max: open at once; a request on one beyond is answered with 503.
+        tls_cert: certificate chain, PEM; None: no TLS.
+        tls_key: its key, PEM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    connections_max: int = 1000
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise RequestError("--port", f"got {self.port}; expected 0 to 65535")
+        if self.connections_max < 1:
+            raise RequestError("--max-connections", "expected 1 or more")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise RequestError("--tls-cert", "--tls-cert and --tls-key go together")
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`."""
+        return "http" if self.tls_cert is None else "https"
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """Take the port, and see that certificate and key are good, before anything is loaded.
+
+    Raises:
+        RequestError: the address cannot be had, or TLS' files cannot be used.
+    """
+    if config.tls_cert is not None and config.tls_key is not None:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(config.tls_cert, config.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise RequestError("--tls-cert", f"cannot be used with this key: {error}") from None
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (config.host, config.port), family=family, backlog=_BACKLOG, reuse_port=False
+        )
+    except (OSError, UnicodeError) as error:
+        reason = f"cannot listen on {config.host}:{config.port}: {error}"
+        raise RequestError("--port", reason) from None
+
+
+def address(sock: socket.socket, config: ServerConfig) -> str:
+    """Where clients find a server that listens there."""
+    host, port = sock.getsockname()[:2]
+    return f"{config.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run_server(app: ASGIApp, sock: socket.socket, config: ServerConfig) -> None:
+    """Serve until SIGTERM or Ctrl-C, then answer what has come; to be called by the main thread."""
+    _Server(
+        uvicorn.Config(
+            app,
+            http=_PatientProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=config.connections_max,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_certfile=config.tls_cert,
+            ssl_keyfile=config.tls_key,
+        )
+    ).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """Ends quietly: a server that was told to stop and has done so has not failed."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take SIGTERM and SIGINT as the wish to stop, and do not raise them again."""
+        wanted = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _PatientProtocol(HttpToolsProtocol):
+    """Closes a connection that takes too long over its headers, or sends nothing at all."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        self._wait_for_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A client has gone."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request has begun."""
+        super().on_message_begin()
+        self._wait_for_headers()
+
+    def on_headers_complete(self) -> None:
+        """All headers are there."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _wait_for_headers(self) -> None:
+        self._stop_waiting()
+        self._patience = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None

@@ -1,0 +1,207 @@
+"""`tailrank serve` as a user types it: over a real socket, until it is told to stop."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fleets import line_table
+
+from tailrank.characterization.target import TargetConfig
+from tailrank.cli import main
+from tailrank.core.sla import SLA
+from tailrank.reporting.result import Result, write_result
+from tailrank.scheduling.policies import PolicyConfig
+from tailrank.serving import server as server_module
+from tailrank.serving.model import open_model
+
+QUERY = {"item_id": [1, 2, 3]}
+FREE = ["--port", "0"]
+NCF = ["serve", "preset:ncf", "--scale", "0.001", "--sla", "p99=60s"]
+
+
+class Visit(threading.Thread):
+    """Waits for the line that says where the server is, does something there, and stops it."""
+
+    def __init__(self, do: Callable[[str, int], Any], capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(daemon=True)
+        self._do, self._capsys = do, capsys
+        self.result: Any = None
+        self.said = ""
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while (found := re.search(r"://([^:]+):(\d+) serves", self.said)) is None:
+                assert not self.ended.wait(0.01), "it never served"
+                self.said += self._capsys.readouterr().out
+            self.result = self._do(found[1], int(found[2]))
+        except BaseException as error:
+            self.result = error
+        while not self.ended.wait(0.02):  # again, should it not have listened yet
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def visit(words: list[str], do: Callable[[str, int], Any], capsys) -> tuple[Any, str]:
+    visitor = Visit(do, capsys)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # should the server end by itself
+    visitor.start()
+    try:
+        assert main(words) == 0
+    finally:
+        visitor.ended.set()
+        visitor.join(30)
+        signal.signal(signal.SIGTERM, before)
+    if isinstance(visitor.result, BaseException):
+        raise visitor.result
+    return visitor.result, visitor.said + capsys.readouterr().out
+
+
+def post(connection: http.client.HTTPConnection, body: Any, **headers: str) -> tuple[int, Any]:
+    connection.request("POST", "/v1/rank", json.dumps(body), headers)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_it_answers_and_drains_when_told_to_stop(capsys) -> None:
+    def ask(host: str, port: int) -> tuple:
+        with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            first = post(connection, {"user": {"user_id": 3}, "items": QUERY, "top_k": 2})
+            again = post(connection, {"user": {"user_id": 9999}, "items": QUERY})
+            connection.request("GET", "/metrics")
+            return first, again, connection.getresponse().read().decode()
+
+    ((status, answer), (refused, error), metrics), said = visit([*NCF, *FREE], ask, capsys)
+    assert (status, len(answer["items"])) == (200, 2)
+    assert answer["model_version"] in said
+    assert refused == 400
+    assert error["error"]["field"] == "user.user_id"
+    assert "tailrank_queries_total 1.0" in metrics
+    assert re.search(r"127\.0\.0\.1:\d+ serves ncf, version \w{12}, p99=60000ms: static", said)
+    assert "stopped: 1 queries answered, 0 turned away" in said
+
+
+def test_with_tls_and_a_token(tmp_path: Path, capsys) -> None:
+    cert, key, token = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "token"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    words = [*make.split(), "-keyout", str(key), "-out", str(cert), *names]
+    subprocess.run(words, check=True, capture_output=True)
+    token.write_text("open-sesame\n")
+
+    def ask(host: str, port: int) -> tuple:
+        trusted = ssl.create_default_context(cafile=str(cert))
+        opened = http.client.HTTPSConnection(host, port, timeout=30, context=trusted)
+        asked = {"user": {"user_id": 3}, "items": QUERY}
+        with closing(opened) as connection:
+            closed = post(connection, asked)
+            return closed, post(connection, asked, Authorization="Bearer open-sesame")
+
+    tls = ["--tls-cert", str(cert), "--tls-key", str(key), "--token-file", str(token)]
+    (closed, opened), said = visit([*NCF, *FREE, *tls], ask, capsys)
+    assert closed[0] == 401
+    assert opened[0] == 200
+    assert "https://127.0.0.1" in said
+
+
+def test_a_client_that_does_not_finish_its_headers_is_sent_away(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(server_module, "_HEADER_SECONDS", 0.05)
+
+    def dawdle(host: str, port: int) -> list[bytes]:
+        ends = []
+        for begun in (b"", b"POST /v1/rank HTTP/1.1\r\nHost: "):
+            with socket.create_connection((host, port), timeout=30) as connection:
+                connection.sendall(begun)
+                ends.append(connection.recv(1000))
+        return ends
+
+    ends, _ = visit([*NCF, *FREE], dawdle, capsys)
+    assert ends == [b"", b""]
+
+
+def test_a_tuned_model_is_served_as_it_was_tuned(tmp_path: Path, capsys) -> None:
+    target = TargetConfig(target="preset:ncf", scale=0.001)
+    policy = PolicyConfig(policy="slack", batch_items_max=77, sla=SLA.parse("p95=40s"))
+    config = {
+        "target": target,
+        "operating_point": {"sla": SLA.parse("p95=40s")},
+        "tuned": policy,
+    }
+    metrics = {"tuned.num_workers": 1, "tuned.simulated_capacity_qps": 100.0}
+    write_result(tmp_path / "result.json", Result(command="tune", config=config, metrics=metrics))
+    served = open_model(target, lambda text: None)
+    table = line_table(1e5, 1e3)
+    axes = {**table.axes, "ids_per_item": (served.ids_per_item,)}
+    replace(table, device=served.profile_label, axes=axes).save(tmp_path / "profile.json")
+
+    def ask(host: str, port: int) -> tuple:
+        with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            connection.request("GET", "/openapi.json")
+            described = json.loads(connection.getresponse().read())
+            content = described["paths"]["/v1/rank"]["post"]["requestBody"]["content"]
+            schema = content["application/json"]["schema"]["properties"]
+            user = {name: value(one) for name, one in schema["user"]["properties"].items()}
+            row = schema["items"]["oneOf"][0]["items"]["properties"]
+            items = [{name: value(one) for name, one in row.items()}] * 20
+            return post(connection, {"user": user, "items": items, "deadline_ms": 60_000})
+
+    (status, answer), said = visit(["serve", "--from", str(tmp_path), *FREE], ask, capsys)
+    assert (status, len(answer["items"])) == (200, 20)
+    assert answer["model_version"] == served.version
+    assert "p95=40000ms: slack, batches of up to 77 items, workers: 1" in said
+
+
+def value(described: dict[str, Any]) -> Any:
+    """Something that a feature takes."""
+    if described.get("type") == "array":
+        return [0.5] * described["minItems"]
+    return 0.5 if "number" in described.get("type", ()) else [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serve", "preset:ncf"], "--sla: missing"),
+        (["serve", "--sla", "p99=5ms"], "TARGET: missing"),
+        (["serve", "preset:ncf", "--sla", "fast"], "--sla: got 'fast'"),
+        (["serve", "preset:nfc", "--sla", "p99=5ms"], "did you mean 'ncf'"),
+        (["serve", "/nowhere", "--sla", "p99=5ms"], "/nowhere"),
+        ([*NCF, "--port", "70000"], "--port: got 70000"),
+        ([*NCF, "--host", "300.1.1.1"], "cannot listen on 300.1.1.1"),
+        ([*NCF, "--policy", "best"], "policy: got 'best'"),
+        ([*NCF, "--policy", "slack"], "--profile: missing"),
+        ([*NCF, "--delay", "1ms"], "delay_max_ns"),
+        ([*NCF, "--workers", "9999"], "--workers: got 9999"),
+        ([*NCF, "--token-file", "/nowhere"], "--token-file: /nowhere"),
+        ([*NCF, "--tls-cert", "/nowhere"], "--tls-cert and --tls-key go together"),
+        ([*NCF, "--tls-cert", "/no", "--tls-key", "/no"], "cannot be used with this key"),
+        ([*NCF, "--from", "/nowhere"], "/nowhere: no such folder"),
+        ([*NCF, "--max-items", "0"], "items_max: got 0"),
+        ([*NCF, "--profile", "/nowhere"], "/nowhere: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, words: list[str], message: str) -> None:
+    assert main([*words, "--quiet"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main([*NCF, "--port", port, "--quiet"]) == 2
+    assert f"--port: cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
