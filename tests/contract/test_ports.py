@@ -1,10 +1,16 @@
-"""What both sets of ports promise: the same accounts of the same schedule, simulated or live."""
+"""What all sets of ports promise: the same accounts of the same schedule, simulated or live."""
+
+import mmap
+import os
+import signal
+from contextlib import closing
 
 import numpy as np
 import pytest
 
-from tailrank.core.errors import ConfigError
-from tailrank.core.query import Query
+from tailrank.core.errors import ConfigError, WorkerDied
+from tailrank.core.query import Batch, BatchPart, Query
+from tailrank.runtime.forked import ForkedWorkers
 from tailrank.runtime.journal import RingJournal, replay
 from tailrank.runtime.live import LiveConfig, run_live
 from tailrank.runtime.record import QueryOutcome
@@ -32,7 +38,36 @@ def run_threads(schedule, policy, **options):
     return run_live(schedule, policy, config=LiveConfig(pin=False), **options)
 
 
-@pytest.fixture(params=[run_simulated, run_threads], ids=["virtual", "live"])
+def forked(run_batch, num_workers):
+    """Processes that run a batch of what its parts say, and the way there."""
+
+    def compute(arrays):
+        parts = [
+            BatchPart(Query(query_id, "", 0, None, size, 0), first_item, num_items)
+            for query_id, size, first_item, num_items in arrays[0].tolist()
+        ]
+        return [np.array(run_batch(Batch(0, 0, tuple(parts))))]
+
+    def run_there(batch):
+        parts = [(query.query_id, query.num_items, *span) for query, *span in batch.parts]
+        (results,) = workers.call([np.array(parts)])
+        return [tuple(result) for result in results.tolist()]
+
+    workers = ForkedWorkers(compute, num_workers)
+    return workers, run_there
+
+
+def run_processes(schedule, policy, *, run_batch, num_workers, **options):
+    workers, run_there = forked(run_batch, num_workers)
+    with closing(workers):
+        return run_threads(
+            schedule, policy, run_batch=run_there, num_workers=num_workers, **options
+        )
+
+
+@pytest.fixture(
+    params=[run_simulated, run_threads, run_processes], ids=["virtual", "threads", "processes"]
+)
 def run(request):
     return request.param
 
@@ -96,6 +131,57 @@ def test_failures_and_rejections_are_infinite_latency(run):
     assert np.isinf(result.latency_ns).all()
     assert isinstance(result.first_error, OSError)
     assert result.drained
+
+
+@pytest.mark.parametrize("forked_or_not", [run_threads, run_processes])
+def test_what_raises_fails_only_its_queries(forked_or_not, policy):
+    def fail_some(batch):
+        if any(part.query.query_id % 100 == 7 for part in batch.parts):
+            raise OSError("gone")
+        return echo(batch)
+
+    result = forked_or_not(SCHEDULE, policy, num_workers=2, run_batch=fail_some)
+    outcomes = result.queries.outcome
+    assert result.drained
+    assert isinstance(result.first_error, OSError)
+    assert (outcomes[7::100] == QueryOutcome.FAILED).all()
+    if policy.policy == "static":  # a batch holds parts of one query
+        assert (outcomes == QueryOutcome.FAILED).sum() == 3
+
+
+def test_no_query_is_lost_with_killed_processes(policy):
+    died = mmap.mmap(-1, len(SCHEDULE))  # shared with all processes
+
+    def run_batch(batch):
+        for part in batch.parts:
+            query_id = part.query.query_id
+            if query_id % 50 == 5 and not died[query_id]:
+                died[query_id] = 1
+                os.kill(os.getpid(), signal.SIGKILL)
+            if query_id == 299:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return echo(batch)
+
+    answers = {}
+    workers, run_there = forked(run_batch, 2)
+    with closing(workers):
+        result = run_threads(
+            SCHEDULE,
+            policy,
+            run_batch=run_there,
+            num_workers=2,
+            on_answer=lambda query, results, latency_ns: answers.update({query.query_id: results}),
+        )
+        assert len(workers.pids) == 2
+    assert result.drained
+    assert workers.num_died >= 2 + sum(died[:])
+    assert isinstance(result.first_error, WorkerDied)
+    lost = set(range(300)) - set(answers)
+    if policy.policy == "static":
+        assert sum(died[:]) == 6
+        assert lost == {299}
+    for query_id, spans in answers.items():
+        assert sum(num_items for _, num_items in spans) == SCHEDULE[query_id].num_items
 
 
 def test_refuses_an_empty_schedule(run, policy):

@@ -15,6 +15,7 @@ An SLA that cannot be met is a result, not an exception. `assert` guards our own
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ from pathlib import Path
 
 class TailrankError(Exception):
     """Base of every error that a user can cause or mend; its text is one line for the user."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle text and attributes: the arguments of a constructor are not what it was told."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(TailrankError):

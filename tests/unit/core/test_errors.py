@@ -1,5 +1,7 @@
 """Every error is one line that names the place."""
 
+import pickle
+
 import pytest
 
 from tailrank.core import errors
@@ -59,3 +61,21 @@ def test_data_error_names_row_column_and_value():
 def test_all_are_tailrank_errors(name):
     assert issubclass(getattr(errors, name), TailrankError)
     assert name in errors.__doc__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("age", 7.0, "less"),
+        RequestError("--data", "leave it out"),
+        DataError("a.csv", "no number", 3, column="age", value="x"),
+        errors.Overloaded("too_late", "by 3 ms", 3_000_000),
+        errors.WorkerDied("one has"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_the_way_to_another_process(error):
+    there = pickle.loads(pickle.dumps(error))
+    assert type(there) is type(error)
+    assert str(there) == str(error)
+    assert vars(there) == vars(error)
