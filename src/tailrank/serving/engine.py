@@ -27,6 +27,7 @@ from tailrank.runtime.live import LiveConfig, run_live
 from tailrank.runtime.record import QueryOutcome, QueryRecord
 from tailrank.scheduling.policies import POLICIES, PolicyConfig
 from tailrank.serving.admission import Admission, OpenWork
+from tailrank.serving.executors import Executor, Placed, place
 from tailrank.serving.model import ServedModel
 from tailrank.serving.ranking import Asked, Ranked, Timing, asked_of, rank_batch
 from tailrank.serving.stats import EngineStats
@@ -41,12 +42,14 @@ class EngineConfig:
         num_workers: worker threads.
         sla: the limit is every query's deadline that brings none of its own.
         live: how worker threads run. Garbage is collected: a server never ends.
+        executor: where they compute: themselves, or in a process each; None: measured at the start.
     """
 
     policy: PolicyConfig
     num_workers: int
     sla: SLA
     live: LiveConfig = field(default_factory=LiveConfig)
+    executor: Executor | None = "threads"
 
 
 class Engine:
@@ -61,6 +64,7 @@ class Engine:
     Attributes:
         model: what ranks queries that come now.
         stats: what was done so far.
+        placed: where the model that it began with computes, since the start.
     """
 
     def __init__(
@@ -75,14 +79,34 @@ class Engine:
         self._crash: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="tailrank-engine", daemon=True)
         self._admission: Admission
+        self.placed: Placed
 
     def start(self) -> None:
         """Warm up and start the workers; returns when they are ready.
 
+        Worker processes are forked here: the process should have no threads that compute yet.
+
         Raises:
-            ConfigError: the policy wants a fleet and there is none, or more workers than cores.
+            ConfigError: the policy wants a fleet and there is none, more workers than cores, or
+                processes for a model on another device than the CPU.
             ServingError: the workers could not start.
         """
+        self.placed = place(
+            self.model,
+            self.config.executor,
+            num_workers=self.config.num_workers,
+            batch_items_max=self.config.policy.batch_items_max,
+            live=self.config.live,
+        )
+        if self.placed.ranker is not self.model.ranker:
+            self.model = replace(self.model, ranker=self.placed.ranker)
+        try:
+            self._start()
+        except BaseException:
+            self.placed.close()
+            raise
+
+    def _start(self) -> None:
         self._admission = Admission(
             self._predictor(),
             batch_items_max=self.config.policy.batch_items_max,
@@ -195,6 +219,7 @@ class Engine:
             self._crash = error
         finally:
             self._inbox.shut()
+            self.placed.close()
 
     def _predictor(self) -> Callable[[int], float]:
         """Service time of a batch of so many items, on one worker while all are busy."""

@@ -14,6 +14,7 @@ from tailrank.features import Feature, FeatureBatch, FeatureSpec, TableSpec
 from tailrank.runtime.live import LiveConfig
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.serving.engine import Engine, EngineConfig
+from tailrank.serving.executors import Executor
 from tailrank.serving.model import ServedModel
 
 SPEC = FeatureSpec(
@@ -81,6 +82,7 @@ def engine_of(
     *,
     limit: str = "p99=100s",
     num_workers: int = 2,
+    executor: Executor | None = "threads",
     fleet: Any = None,
     **policy: Any,
 ) -> Engine:
@@ -90,5 +92,6 @@ def engine_of(
         num_workers=num_workers,
         sla=SLA.parse(limit),
         live=LiveConfig(pin=False),
+        executor=executor,
     )
     return Engine(model or served(), config, fleet)

@@ -1,0 +1,207 @@
+"""Where batches are computed: on the worker threads, or in a process for each of them.
+
+Threads share Python's interpreter lock, with each other and with whoever reads requests; processes
+pay for the way there and back. Which is more depends on the model, so that it can be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from tailrank.characterization.target import initialise_worker
+from tailrank.core.errors import ConfigError, one_of
+from tailrank.core.query import Query
+from tailrank.features import FeatureBatch, SideFeatures
+from tailrank.inference import Ranker
+from tailrank.runtime.forked import ForkedWorkers
+from tailrank.runtime.live import LiveConfig, run_live
+from tailrank.runtime.shared_arrays import Array
+from tailrank.scheduling.policies import PolicyConfig
+from tailrank.serving.model import ServedModel
+
+Executor = Literal["threads", "processes"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+
+# What a process cannot be forked with is a device that the one before it has opened.
+_FORKED_DEVICES = ("cpu", "eager")
+# The mean query of DeepRecSys' N(165, 16).
+_TYPICAL_ITEMS = 165
+_NUM_QUERIES = 8
+_ROUNDS = 3
+_ROUND_NS = 100_000_000
+_ROUND_CALLS_MAX = 5000
+# Rounds of 0.1 s differ by as much on a quiet host; threads need less memory.
+_CLEARLY_MORE = 1.05
+
+
+class ForkedRanker:
+    """A ranker whose calls are computed in worker processes; as many at once as there are.
+
+    Make it before the process has threads that compute. Features and scores travel as they lie in
+    memory; a call whose process is killed is computed again by another.
+
+    Args:
+        ranker: that computes, on the CPU; its tables are shared with the processes, not copied.
+        num_workers: processes.
+
+    Attributes:
+        workers: the processes.
+    """
+
+    def __init__(self, ranker: Ranker, num_workers: int) -> None:
+        self._ranker, self.device = ranker, ranker.device
+        self.workers = ForkedWorkers(
+            partial(_rank_arrays, ranker), num_workers, partial(initialise_worker, 0)
+        )
+
+    def rank(self, batch: FeatureBatch) -> Tensor:
+        """Scores, as the ranker gives them; raises what it raised, and `WorkerDied`."""
+        (scores,) = self.workers.call(_to_arrays(batch))
+        return torch.from_numpy(scores)
+
+    def describe(self) -> dict[str, object]:
+        """What was chosen on this host, for the result file."""
+        return self._ranker.describe()
+
+
+class Placed(NamedTuple):
+    """A ranker where it computes.
+
+    Args:
+        ranker: to be called by the worker threads.
+        executor: where it computes.
+        items_per_s: what each executor was measured to do; empty if none was.
+    """
+
+    ranker: Ranker
+    executor: Executor
+    items_per_s: dict[str, float]
+
+    def close(self) -> None:
+        """End its processes, if it has any; a second time does nothing."""
+        if isinstance(self.ranker, ForkedRanker):
+            self.ranker.workers.close()
+
+
+def place(
+    model: ServedModel,
+    executor: Executor | None,
+    *,
+    num_workers: int,
+    batch_items_max: int,
+    live: LiveConfig,
+) -> Placed:
+    """Put a model's ranker where it is to compute.
+
+    Args:
+        model: which.
+        executor: where; None: where workers that are all busy rank more items per second, by a
+            measurement of a second.
+        num_workers: threads that will call it.
+        batch_items_max: most items of a call.
+        live: how those threads run.
+
+    Raises:
+        ConfigError: unknown executor, or processes for a device other than the CPU.
+        WorkerDied: a process could not be forked.
+    """
+    if executor is not None and executor not in EXECUTORS:
+        raise ConfigError("--executor", executor, one_of(EXECUTORS, executor))
+    ranker = model.ranker
+    can_fork = ranker.device in _FORKED_DEVICES
+    if executor == "processes" and not can_fork:
+        raise ConfigError("--executor", executor, f"threads, for the {ranker.device} ranker")
+    if executor == "threads" or not can_fork:
+        return Placed(ranker, "threads", {})
+    forked = Placed(ForkedRanker(ranker, num_workers), "processes", {})
+    if executor == "processes":
+        return forked
+    try:
+        num_items = min(batch_items_max, _TYPICAL_ITEMS)
+        queries = [model.random_query(num_items, seed) for seed in range(_NUM_QUERIES)]
+        threads, processes = _compare([ranker, forked.ranker], queries, num_workers, live)
+    except BaseException:
+        forked.close()
+        raise
+    items_per_s = {"threads": threads, "processes": processes}
+    if processes > _CLEARLY_MORE * threads:
+        return forked._replace(items_per_s=items_per_s)
+    forked.close()
+    return Placed(ranker, "threads", items_per_s)
+
+
+def _compare(
+    rankers: Sequence[Ranker], queries: Sequence[FeatureBatch], num_workers: int, live: LiveConfig
+) -> list[float]:
+    """Items per second of each, the best of rounds in turns: a host's pauses only slow down."""
+    run = partial(_items_per_s, queries=queries, num_workers=num_workers, live=live)
+    first = [run(ranker, num_calls=2 * num_workers) for ranker in rankers]  # warms up
+    call_items = queries[0].num_items
+    num_calls = [
+        min(_ROUND_CALLS_MAX, max(4 * num_workers, round(rate / call_items * _ROUND_NS / 1e9)))
+        for rate in first
+    ]
+    rounds = [
+        [run(ranker, num_calls=calls) for ranker, calls in zip(rankers, num_calls, strict=True)]
+        for _ in range(_ROUNDS)
+    ]
+    return [max(rates) for rates in zip(*rounds, strict=True)]
+
+
+def _items_per_s(
+    ranker: Ranker,
+    *,
+    queries: Sequence[FeatureBatch],
+    num_workers: int,
+    live: LiveConfig,
+    num_calls: int,
+) -> float:
+    """What workers rank that are always busy: in the loop that serves, all queries due at once."""
+    num_items = queries[0].num_items
+    result = run_live(
+        [Query(number, "", 0, None, num_items, 0) for number in range(num_calls)],
+        PolicyConfig(policy="static", batch_items_max=num_items, queue_items_max=1 << 40),
+        num_workers=num_workers,
+        run_batch=lambda batch: [ranker.rank(queries[batch.batch_id % len(queries)])],
+        initialise_worker=initialise_worker,
+        config=live,
+    )
+    if result.first_error is not None:
+        raise result.first_error
+    return num_calls * num_items / result.ended_ns * 1e9
+
+
+def _to_arrays(batch: FeatureBatch) -> list[Array]:
+    """A batch as flat arrays; no weights are an empty one."""
+    arrays = [batch.item_to_user_B.numpy()]
+    for side in (batch.user, batch.item):
+        weights_L = torch.empty(0) if side.weights_L is None else side.weights_L
+        arrays += [
+            tensor.numpy() for tensor in (side.dense_RN, side.values_L, side.offsets, weights_L)
+        ]
+    return arrays
+
+
+def _from_arrays(arrays: Sequence[Array]) -> FeatureBatch:
+    """What `_to_arrays` was given, on the arrays' memory."""
+    item_to_user_B, *sides = [torch.from_numpy(array) for array in arrays]
+    user, item = (
+        SideFeatures(
+            dense_RN=dense_RN,
+            values_L=values_L,
+            offsets=offsets,
+            weights_L=weights_L if weights_L.shape[0] else None,
+        )
+        for dense_RN, values_L, offsets, weights_L in (sides[:4], sides[4:])
+    )
+    return FeatureBatch(user=user, item=item, item_to_user_B=item_to_user_B)
+
+
+def _rank_arrays(ranker: Ranker, arrays: list[Array]) -> list[Array]:
+    """What a worker process does."""
+    return [ranker.rank(_from_arrays(arrays)).numpy()]
