@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.verbs import run_json
 from tests.unit.data.movielens_files import write_movielens
 
 from tailrank.characterization.payloads import QueryPool
@@ -47,6 +48,34 @@ def test_train_and_evaluate_report_metrics_per_user(
     shown = capsys.readouterr().out.splitlines()
     line = next(line for line in shown if line.startswith("grouped_auc_test"))
     assert line.split()[1] == f"{metrics['grouped_auc_test']:.4f}"
+
+
+def test_stages_are_compared_with_the_last_one_alone(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, heavy = f"movielens:{trained / 'ratings'}", str(trained / "model")
+    light = str(tmp_path / "light")
+    main(["train", "logistic_regression", "--data", data, "--out", light, "--seed", "7"])
+    alone = result_of(trained / "model")["metrics"]
+    words = ["evaluate", "--data", data, "--stage", f"{light}:keep=3", "--stage", heavy]
+    code, result = run_json(capsys, *words)
+    metrics = result["metrics"]
+    assert code == 0
+    assert metrics["last_stage_alone.ndcg_at_10_test"] == pytest.approx(alone["ndcg_at_10_test"])
+    change = metrics["ndcg_at_10_test"] - metrics["last_stage_alone.ndcg_at_10_test"]
+    assert metrics["ndcg_at_10_change_test"] == pytest.approx(change)
+    low, high = result["intervals"]["ndcg_at_10_change_test"]
+    assert low <= change <= high
+    assert metrics["stage_2.items_per_query_test"] <= 3 < metrics["stage_1.items_per_query_test"]
+    assert 0.0 < metrics["best_10_kept_fraction_test"] < 1.0
+    # A stage that keeps all changes nothing.
+    words[4] = f"{light}:keep=1000"
+    _, result = run_json(capsys, *words)
+    assert result["metrics"]["ndcg_at_10_change_test"] == 0.0
+    assert result["metrics"]["best_10_kept_fraction_test"] == 1.0
+    assert main(["evaluate", heavy, *words[1:]]) == 2
+    assert main(["evaluate", "--data", data]) == 2
+    assert main([*words, "--report", "a.html"]) == 2
 
 
 def test_tune_asks_real_queries_and_its_profile_is_for_them(
