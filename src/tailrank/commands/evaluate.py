@@ -98,6 +98,8 @@ def _score(
 ) -> tuple[dict[str, BinaryMetrics], str]:
     """Score the rows of a split with a model, and say by a digest which rows these are."""
     from tailrank.data.dataset import SPLITS
+    from tailrank.data.registry import WITH_UNKNOWN_IDS
+    from tailrank.data.unknown import UnknownIds
     from tailrank.inference.artifact import read_record
     from tailrank.inference.precision import Precision
     from tailrank.inference.ranker import load, load_model
@@ -115,7 +117,15 @@ def _score(
     dataset = open_for(artifact, record, data, announce, progress)
     progress.begin("score")
     splits: Sequence[Split] = SPLITS if split == "all" else (split,)
-    scored = score(dataset, splits, lambda done, total: progress.count(done, total, "rows"))
+    unknown = UnknownIds(dataset.spec)
+    scored = score(
+        dataset,
+        splits,
+        lambda done, total: progress.count(done, total, "rows"),
+        unknown.count,
+    )
+    for new in unknown.in_words() if dataset.name in WITH_UNKNOWN_IDS else ():
+        announce(new)
     return scored, dataset.rows_fingerprint
 
 
@@ -126,6 +136,7 @@ def _evaluate_stages(
     from tailrank.core.errors import RequestError
     from tailrank.inference.cascade import parse_stages
     from tailrank.metrics import paired_bootstrap
+    from tailrank.reporting.quality import certain_metrics
     from tailrank.reporting.result import Result
     from tailrank.training.cascade import cascade
 
@@ -162,6 +173,8 @@ def _evaluate_stages(
     for number, items in enumerate(values.items_S, start=1):
         metrics[f"stage_{number}.items_per_query_{split}"] = items / values.num_queries
     console.metrics(metrics)
+    for certain in certain_metrics({"label": found[-1]}):
+        console.note(certain)
     result = Result(
         command="evaluate",
         command_line=typed,

@@ -31,7 +31,8 @@ _FORMS = (
     "or synthetic:rows=N,seed=N,…"
 )
 _WITH_NEGATIVES = ("ncf", "amazon")
-_WITH_RARE_VALUES = ("criteo", "adult", "table")
+WITH_UNKNOWN_IDS = ("criteo", "adult", "table")
+"""Kinds of data whose tables keep a row for categories that are rare or new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def _refuse_unused(kind: str, settings: DataSettings) -> None:
     """Refuse settings that this kind of data would ignore."""
     if settings.integer_buckets and kind != "criteo":
         raise RequestError("--integer-buckets", f"{kind} has no Criteo integers; leave it out")
-    if settings.min_count != DataSettings().min_count and kind not in _WITH_RARE_VALUES:
+    if settings.min_count != DataSettings().min_count and kind not in WITH_UNKNOWN_IDS:
         raise RequestError("--min-count", f"{kind} knows every id; leave it out")
     if settings.num_negatives != DataSettings().num_negatives and kind not in _WITH_NEGATIVES:
         raise RequestError("--num-negatives", f"{kind} has negative rows of its own; leave it out")

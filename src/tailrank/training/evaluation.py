@@ -24,6 +24,7 @@ def evaluate(
     dataset: Dataset,
     splits: Sequence[Split],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[FeatureBatch], None] = lambda batch: None,
 ) -> dict[str, BinaryMetrics]:
     """Rows of these splits scored by `model`, in time order: for each task those of known label.
 
@@ -34,6 +35,7 @@ def evaluate(
         dataset: holds the rows.
         splits: which of them.
         progress: told the rows scored so far, and all.
+        seen: told every batch that was scored.
 
     Raises:
         ConfigError: there is no such split.
@@ -46,7 +48,7 @@ def evaluate(
         logits_BT: Tensor = model(batch)
         return logits_BT.double().sigmoid()
 
-    return _collect(probabilities, dataset, splits, progress)
+    return _collect(probabilities, dataset, splits, progress, seen)
 
 
 def evaluate_ranker(
@@ -54,13 +56,14 @@ def evaluate_ranker(
     dataset: Dataset,
     splits: Sequence[Split],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[FeatureBatch], None] = lambda batch: None,
 ) -> dict[str, BinaryMetrics]:
     """The same with the probabilities that a ranker gives, as they are."""
 
     def probabilities(batch: FeatureBatch) -> Tensor:
         return ranker.rank(batch).double().view(batch.num_items, len(dataset.tasks))
 
-    return _collect(probabilities, dataset, splits, progress)
+    return _collect(probabilities, dataset, splits, progress, seen)
 
 
 def mean_over_tasks(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -81,6 +84,7 @@ def _collect(
     dataset: Dataset,
     splits: Sequence[Split],
     progress: Callable[[int, int], None],
+    seen: Callable[[FeatureBatch], None],
 ) -> dict[str, BinaryMetrics]:
     """The rows of these splits with their scores, for each task."""
     scored = {task: BinaryMetrics() for task in dataset.tasks}
@@ -95,6 +99,7 @@ def _collect(
             scores_BT = probabilities(batch).numpy()
             for column, rows in enumerate(scored.values()):
                 _add_known(rows, scores_BT[:, column], labels, column)
+            seen(batch)
             done += batch.num_items
             progress(done, total)
     return scored
