@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from tailrank.serving.model import open_model
 
 QUERY = {"item_id": [1, 2, 3]}
 FREE = ["--port", "0"]
-NCF = ["serve", "preset:ncf", "--scale", "0.001", "--sla", "p99=60s"]
+ANY = ["serve", "preset:ncf", "--scale", "0.001", "--sla", "p99=60s"]
+NCF = [*ANY, "--executor", "threads"]
 
 
 class Visit(threading.Thread):
@@ -92,6 +93,42 @@ def test_it_answers_and_drains_when_told_to_stop(capsys) -> None:
     assert "tailrank_queries_total 1.0" in metrics
     assert re.search(r"127\.0\.0\.1:\d+ serves ncf, version \w{12}, p99=60000ms: static", said)
     assert "stopped: 1 queries answered, 0 turned away" in said
+
+
+def children(pids: set[int]) -> set[int]:
+    """Processes whose parent is one of these."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            pid, _, rest = stat.read_text().partition(" (")
+            if int(rest.rpartition(")")[2].split()[1]) in pids:
+                found.add(int(pid))
+    return found
+
+
+def test_a_killed_worker_process_costs_nobody_an_answer(capsys) -> None:
+    before = children({os.getpid()})
+    forked: set[int] = set()
+
+    def ask(host: str, port: int) -> list[int]:
+        nurseries = children({os.getpid()}) - before
+        statuses = []
+        with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            for _ in range(3):
+                workers = children(nurseries)
+                forked.update(nurseries, workers)
+                for pid in workers:
+                    os.kill(pid, signal.SIGKILL)
+                asked = {"user": {"user_id": 3}, "items": QUERY}
+                statuses.append(post(connection, asked)[0])
+        assert len(forked) > 3
+        return statuses
+
+    statuses, said = visit([*ANY, *FREE, "--executor", "processes"], ask, capsys)
+    assert statuses == [200, 200, 200]
+    assert re.search(r"workers: \d+ processes\n", said)
+    assert "3 queries answered" in said
+    assert not forked & (children({os.getpid()}) | children(forked))
 
 
 def test_with_tls_and_a_token(tmp_path: Path, capsys) -> None:
@@ -161,7 +198,9 @@ def test_a_tuned_model_is_served_as_it_was_tuned(tmp_path: Path, capsys) -> None
     (status, answer), said = visit(["serve", "--from", str(tmp_path), *FREE], ask, capsys)
     assert (status, len(answer["items"])) == (200, 20)
     assert answer["model_version"] == served.version
-    assert "p95=40000ms: slack, batches of up to 77 items, workers: 1" in said
+    assert "p95=40000ms: slack, batches of up to 77 items, workers: 1 " in said
+    # Nobody said where they compute.
+    assert re.search(r"1 (threads|processes) \(\d+\.\d\d times the items/s of ", said)
 
 
 def value(described: dict[str, Any]) -> Any:
@@ -185,6 +224,7 @@ def value(described: dict[str, Any]) -> Any:
         ([*NCF, "--policy", "slack"], "--profile: missing"),
         ([*NCF, "--delay", "1ms"], "delay_max_ns"),
         ([*NCF, "--workers", "9999"], "--workers: got 9999"),
+        ([*ANY, "--executor", "fibres"], "--executor: got 'fibres'"),
         ([*NCF, "--token-file", "/nowhere"], "--token-file: /nowhere"),
         ([*NCF, "--tls-cert", "/nowhere"], "--tls-cert and --tls-key go together"),
         ([*NCF, "--tls-cert", "/no", "--tls-key", "/no"], "cannot be used with this key"),

@@ -32,6 +32,7 @@ def serve(
     batch_items: int | None = None,
     delay: str | None = None,
     workers: int | None = None,
+    executor: str | None = None,
     profile: Path | None = None,
     scale: float = 1.0,
     user_tables: int | None = None,
@@ -64,6 +65,8 @@ def serve(
         batch_items: Most items of a batch; default: 1000 over all workers.
         delay: Longest wait of a query for company, under coalescing; default: 1ms.
         workers: Worker threads; default: all cores.
+        executor: Where workers compute: threads, or processes, one each; default: where they rank
+            more, by a measurement of a second at the start.
         profile: Service-time table from tailrank profile, for policies that predict, and by which
             queries that would be late are known; default: a few calls are timed.
         scale: Factor on the rows of a preset's tables.
@@ -84,6 +87,7 @@ def serve(
     from tailrank.reporting.tuned_point import read_tuned
     from tailrank.runtime.live import resolve_workers
     from tailrank.serving.engine import Engine, EngineConfig, server_policy
+    from tailrank.serving.executors import parse_executor
     from tailrank.serving.http import build_app
     from tailrank.serving.model import open_model
     from tailrank.serving.rank_request import RequestLimits
@@ -103,6 +107,7 @@ def serve(
         policy=server_policy(replace(chosen, queue_items_max=max_open_items), bound),
         num_workers=num_workers,
         sla=bound,
+        executor=parse_executor(executor),
     )
     console = Console(quiet=quiet)
     _check_profile(chosen, profile or (tuned and tuned.profile))
@@ -117,7 +122,7 @@ def serve(
             console.note(
                 f"{address(sock, server)} serves {model.name}, version {model.version}, {bound}: "
                 f"{chosen.policy}, batches of up to {chosen.batch_items_max} items, "
-                f"workers: {num_workers}"
+                f"workers: {num_workers} {engine.placed}"
             )
             run_server(build_app(engine, limits, token), sock, server)
         finally:

@@ -82,10 +82,32 @@ class Placed(NamedTuple):
     executor: Executor
     items_per_s: dict[str, float]
 
+    def __str__(self) -> str:
+        """Where, and why if it was measured."""
+        if not self.items_per_s:
+            return self.executor
+        (other,) = self.items_per_s.keys() - {self.executor}
+        ratio = self.items_per_s[self.executor] / self.items_per_s[other]
+        return f"{self.executor} ({ratio:.2f} times the items/s of {other})"
+
     def close(self) -> None:
         """End its processes, if it has any; a second time does nothing."""
         if isinstance(self.ranker, ForkedRanker):
             self.ranker.workers.close()
+
+
+def parse_executor(name: str | None) -> Executor | None:
+    """The executor of that name; None: as measured.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name is None:
+        return None
+    for executor in EXECUTORS:
+        if executor == name:
+            return executor
+    raise ConfigError("--executor", name, one_of(EXECUTORS, name))
 
 
 def place(
@@ -107,11 +129,9 @@ def place(
         live: how those threads run.
 
     Raises:
-        ConfigError: unknown executor, or processes for a device other than the CPU.
+        ConfigError: processes for a device other than the CPU.
         WorkerDied: a process could not be forked.
     """
-    if executor is not None and executor not in EXECUTORS:
-        raise ConfigError("--executor", executor, one_of(EXECUTORS, executor))
     ranker = model.ranker
     can_fork = ranker.device in _FORKED_DEVICES
     if executor == "processes" and not can_fork:

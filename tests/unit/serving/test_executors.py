@@ -16,7 +16,7 @@ from tailrank.core.errors import ConfigError, WorkerDied
 from tailrank.features import FeatureBatch
 from tailrank.runtime.live import LiveConfig
 from tailrank.serving import executors
-from tailrank.serving.executors import ForkedRanker, place
+from tailrank.serving.executors import EXECUTORS, ForkedRanker, parse_executor, place
 
 
 def query(num_items: int, seed: int = 0) -> FeatureBatch:
@@ -131,6 +131,7 @@ def test_the_executor_is_chosen_by_measurement(monkeypatch: pytest.MonkeyPatch) 
     assert clearly.executor == "processes"
     assert isinstance(clearly.ranker, ForkedRanker)
     assert clearly.items_per_s == {"threads": 100.0, "processes": 106.0}
+    assert str(clearly) == "processes (1.06 times the items/s of threads)"
     clearly.close()
 
 
@@ -154,18 +155,18 @@ def test_what_raises_when_it_is_measured_leaves_nobody(monkeypatch: pytest.Monke
     assert made[0].workers.pids == []
 
 
-@pytest.mark.parametrize(
-    ("executor", "device", "message"),
-    [
-        ("proceses", "cpu", r"--executor: got 'proceses'; .*did you mean 'processes'"),
-        ("processes", "cuda", r"--executor: got 'processes'; allowed: threads, for the cuda"),
-    ],
-)
-def test_what_cannot_be_is_refused(executor: str, device: str, message: str) -> None:
+def test_names() -> None:
+    assert parse_executor(None) is None
+    assert [parse_executor(name) for name in EXECUTORS] == ["threads", "processes"]
+    with pytest.raises(ConfigError, match=r"--executor: got 'proceses'; .*mean 'processes'"):
+        parse_executor("proceses")
+
+
+def test_a_device_of_its_own_cannot_be_shared_by_processes() -> None:
     ranker = PlainRanker()
-    ranker.device = device
-    with pytest.raises(ConfigError, match=message):
-        engine_of(served(ranker), executor=executor).start()
+    ranker.device = "cuda"
+    with pytest.raises(ConfigError, match="--executor: got 'processes'; allowed: threads, for the"):
+        engine_of(served(ranker), executor="processes").start()
 
 
 def test_a_model_on_a_device_of_its_own_keeps_its_threads() -> None:
@@ -174,4 +175,5 @@ def test_a_model_on_a_device_of_its_own_keeps_its_threads() -> None:
     engine = engine_of(served(ranker), executor=None)
     engine.start()
     assert (engine.placed.executor, engine.placed.items_per_s) == ("threads", {})
+    assert str(engine.placed) == "threads"
     engine.drain()
