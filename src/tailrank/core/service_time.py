@@ -21,7 +21,7 @@ from tailrank.core.files import replace_text
 
 AXES = ("num_parts", "num_items", "ids_per_item", "busy_workers")
 _FORMAT_VERSION = 1
-_KNOWN_MAX = 1 << 16  # lookups to remember; a simulation asks for the same few hundred batches
+_KNOWN_MAX = 1 << 14  # batches to remember; a simulation asks for the same few hundred
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class ServiceTimeTable:
     axes: dict[str, tuple[float, ...]]
     median_ns: NDArray[np.float64]
     spread: NDArray[np.float64]
-    _known_ns: dict[tuple[int, int, int, int], int] = field(
+    _known: dict[tuple[int, int, int], BatchMedians] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -70,18 +70,22 @@ class ServiceTimeTable:
         Raises:
             OutsideProfile: the point lies outside the measured grid.
         """
-        key = (num_parts, num_items, num_ids, busy_workers)
-        known_ns = self._known_ns.get(key)
-        if known_ns is None:
-            known_ns = self._interpolate_ns(*key)
-            if len(self._known_ns) < _KNOWN_MAX:
-                self._known_ns[key] = known_ns
-        return known_ns
+        return self.batch_medians(num_parts, num_items, num_ids)[busy_workers]
 
-    def _interpolate_ns(
+    def batch_medians(self, num_parts: int, num_items: int, num_ids: int) -> BatchMedians:
+        """A batch's median service times by the number of busy workers; see `lookup_ns`."""
+        key = num_parts, num_items, num_ids
+        medians = self._known.get(key)
+        if medians is None:
+            if len(self._known) == _KNOWN_MAX:
+                self._known.clear()
+            medians = self._known[key] = BatchMedians(self, key)
+        return medians
+
+    def interpolate_ns(
         self, num_parts: int, num_items: int, num_ids: int, busy_workers: int
     ) -> int:
-        """`lookup_ns` from the grid."""
+        """`lookup_ns`, from the grid each time."""
         ids_per_item = num_ids / num_items
         ids_axis = self.axes["ids_per_item"]
         if len(ids_axis) == 1 and abs(ids_per_item - ids_axis[0]) <= 1.0:
@@ -199,3 +203,18 @@ class ServiceTimeTable:
             raise DataError(path, "no such file") from None
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise DataError(path, f"not a service-time table ({error})") from None
+
+
+class BatchMedians(dict[int, int]):
+    """Median service times in ns of one batch by busy workers, each looked up when first asked for.
+
+    Raises:
+        OutsideProfile: from `[]`; see `ServiceTimeTable.lookup_ns`.
+    """
+
+    def __init__(self, table: ServiceTimeTable, batch: tuple[int, int, int]) -> None:
+        self._table, self._batch = table, batch
+
+    def __missing__(self, busy_workers: int) -> int:
+        found = self[busy_workers] = self._table.interpolate_ns(*self._batch, busy_workers)
+        return found

@@ -132,14 +132,12 @@ class Loop:
     def _carry_out(self, decision: Decision, now_ns: int) -> None:
         for rejection in decision.reject:
             self._close(rejection.query.query_id, QueryOutcome.REJECTED, rejection.reason)
-        open_queries = self._open
+        open_queries, running = self._open, self._running
         for batch in decision.start:
             _, slot, parts = batch
-            num_items = batch.num_items
-            assert self._running[slot] is None, "a slot runs one batch at a time"
-            assert num_items <= self._batch_items_max, "a batch keeps to its limit"
-            self._running[slot] = batch
-            self._rows[slot] = (slot, num_items, len(parts), now_ns)
+            assert running[slot] is None, "a slot runs one batch at a time"
+            running[slot] = batch
+            num_items = 0
             for query, _, part_items in parts:
                 record = open_queries[query.query_id]
                 if record.num_parts == 0:
@@ -147,6 +145,9 @@ class Loop:
                 record.num_parts += 1
                 record.items_unstarted -= part_items
                 assert record.items_unstarted >= 0, "an item is started once"
+                num_items += part_items
+            assert num_items <= self._batch_items_max, "a batch keeps to its limit"
+            self._rows[slot] = (slot, num_items, len(parts), now_ns)
             self._executor.submit(batch)
 
     def _take_results(self, event: BatchDone, now_ns: int) -> None:
@@ -164,8 +165,9 @@ class Loop:
             return
         if results is None:
             results = (None,) * len(parts)
+        open_queries = self._open
         for (query, first_item, num_items), result in zip(parts, results, strict=True):
-            record = self._open.get(query.query_id)
+            record = open_queries.get(query.query_id)
             if record is None:
                 continue  # another part of this query has failed meanwhile
             record.done_parts.append((first_item, num_items, result))

@@ -5,8 +5,8 @@ It must not know where service times come from: a measured table, a formula or a
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +15,7 @@ from tailrank.core.clock import ManualClock
 from tailrank.core.errors import ConfigError
 from tailrank.core.fleet import Fleet
 from tailrank.core.query import Batch, Outcome, Query
-from tailrank.core.service_time import ServiceTimeTable
+from tailrank.core.service_time import BatchMedians, ServiceTimeTable
 from tailrank.runtime.events import BatchDone, QueryArrived, TimerFired, WorkersFree
 from tailrank.runtime.loop import Loop
 from tailrank.runtime.ports import Journal, OnAnswer, RunBatch, perform
@@ -42,8 +42,7 @@ class TableServiceTime:
         self._measured = measured
         self._rng = np.random.default_rng([_STREAM, seed])
         self._ratios: dict[int, list[float]] = {}  # by id of the table
-        # by slot, of its latest batch: the table, (parts, items, ids), and the median it goes by
-        self._running: dict[int, tuple[ServiceTimeTable, tuple[int, int, int], int]] = {}
+        self._running: dict[int, BatchMedians] = {}  # by slot, of its latest batch
 
     def __call__(self, batch: Batch, busy_workers: int) -> int:
         """The service time of this batch, this time.
@@ -51,28 +50,26 @@ class TableServiceTime:
         Raises:
             OutsideProfile: nobody measured such a batch.
         """
-        parts = batch.parts
+        _, slot, parts = batch
         table = self._measured
         if isinstance(table, Fleet):
-            table = table.table(parts[0].query.model, batch.slot)
-        shape = len(parts), batch.num_items, batch.num_ids
-        median_ns = table.lookup_ns(*shape, busy_workers)
-        self._running[batch.slot] = table, shape, median_ns
+            table = table.table(parts[0].query.model, slot)
+        medians = table.batch_medians(len(parts), batch.num_items, batch.num_ids)
+        self._running[slot] = medians
         ratios = self._ratios.get(id(table))
         if not ratios:
             ratios = self._ratios[id(table)] = self._rng.choice(table.spread, _NUM_DRAWS).tolist()
-        return round(median_ns * ratios.pop())
+        return round(medians[busy_workers] * ratios.pop())
 
-    def slowdown(self, slot: int, busy_workers: int) -> float:
+    def slowdown(self, slot: int, busy_before: int, busy_workers: int) -> float:
         """Factor on the rest of the slot's batch, now that as many workers of its device are busy.
 
         Raises:
             OutsideProfile: nobody measured such a batch beside as many.
         """
-        table, shape, before_ns = self._running[slot]
-        median_ns = table.lookup_ns(*shape, busy_workers)
-        self._running[slot] = table, shape, median_ns
-        return median_ns / before_ns if before_ns else 1.0
+        medians = self._running[slot]
+        before_ns = medians[busy_before]
+        return medians[busy_workers] / before_ns if before_ns else 1.0
 
 
 class VirtualExecutor:
@@ -112,33 +109,34 @@ class VirtualExecutor:
 
     def submit(self, batch: Batch) -> None:
         """Put the batch's end on the calendar."""
-        slot = batch.slot
+        batch_id, slot, _ = batch
         device = self._device[slot]
         self.busy[device] = self._timed_with[slot] = busy_workers = self.busy[device] + 1
         end_ns = self._clock.now_ns() + self._service_time_ns(batch, busy_workers)
-        heapq.heappush(self.running, (end_ns, batch.batch_id, batch))
+        heappush(self.running, (end_ns, batch_id, batch))
 
     def finish(self) -> Batch:
         """Take the batch that ends first off the calendar."""
-        batch = heapq.heappop(self.running)[2]
+        batch = heappop(self.running)[2]
         self.busy[self._device[batch.slot]] -= 1
         return batch
 
     def settle(self) -> None:
         """Time the rest of what is running for the workers that are busy now."""
         assert self._contention is not None, "without contention nothing needs settling"
-        busy, slowdown, timed_with = self.busy, self._contention.slowdown, self._timed_with
+        busy, device, timed_with = self.busy, self._device, self._timed_with
+        slowdown = self._contention.slowdown
         self.settled[:] = busy
         now_ns, running = self._clock.now_ns(), self.running
         for position, (end_ns, batch_id, batch) in enumerate(running):
             slot = batch.slot
-            now_busy = busy[self._device[slot]]
-            if timed_with[slot] != now_busy:
+            now_busy, before = busy[device[slot]], timed_with[slot]
+            if before != now_busy:
                 timed_with[slot] = now_busy
-                rest_ns = round((end_ns - now_ns) * slowdown(slot, now_busy))
+                rest_ns = round((end_ns - now_ns) * slowdown(slot, before, now_busy))
                 running[position] = (now_ns + rest_ns, batch_id, batch)
         if len(running) > 1:
-            heapq.heapify(running)
+            heapify(running)
 
 
 def simulate(
@@ -190,7 +188,7 @@ def simulate(
         on_answer=on_answer,
     )
     loop.step(WorkersFree(tuple(range(num_workers))))
-    running, step, succeeded = executor.running, loop.step, Outcome.OK
+    running, step, succeeded, timer = executor.running, loop.step, Outcome.OK, TimerFired()
     busy, settled = executor.busy, executor.settled
     inbox = iter(schedule)
     query = next(inbox, None)
@@ -202,7 +200,7 @@ def simulate(
         deadline_ns = loop.next_deadline_ns
         if deadline_ns is not None and deadline_ns < due_ns and deadline_ns < done_ns:
             clock.advance_to(max(deadline_ns, clock.now_ns()))
-            step(TimerFired())
+            step(timer)
         elif running and done_ns <= due_ns:
             clock.advance_to(done_ns)
             batch = executor.finish()

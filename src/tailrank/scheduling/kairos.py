@@ -15,7 +15,7 @@ import numpy as np
 from tailrank.core.fleet import Fleet
 from tailrank.core.query import NOTHING, Batch, BatchPart, Decision, Outcome, Query, Rejection
 from tailrank.core.sla import SLA
-from tailrank.scheduling.prediction import Prediction
+from tailrank.scheduling.prediction import predict
 from tailrank.scheduling.scheduler import split_query
 
 _WINDOW = 32  # oldest parts to match: a decision's time is bounded by it
@@ -46,7 +46,7 @@ class KairosScheduler:
         self, *, batch_items_max: int, queue_items_max: int, sla: SLA, fleet: Fleet
     ) -> None:
         self._predictions = {
-            device: Prediction(fleet, device, batch_items_max, 1) for device in set(fleet.devices)
+            device: predict(fleet, device, batch_items_max, 1) for device in set(fleet.devices)
         }
         self._items_max = min(it.items_max for it in self._predictions.values())
         self._devices = fleet.devices
@@ -136,14 +136,14 @@ class KairosScheduler:
         return cost_ns if now_ns + latency_ns <= deadline_ns else cost_ns + _LATE_COST_NS
 
     def _service_ns(self, part: BatchPart, slot: int) -> int:
-        return self._predictions[self._devices[slot]].part_ns(part.query, part.num_items)
+        return self._predictions[self._devices[slot]].of(part.query).part_ns(part.num_items)
 
     def _weight(self, query: Query, slot: int) -> float:
         """How long the fastest device takes for a full batch, over how long this one does."""
         key = query.model, self._devices[slot]
         if key not in self._weights:
             times_ns = {
-                device: max(1, prediction.part_ns(query, self._items_max))
+                device: max(1, prediction.of(query).part_ns(self._items_max))
                 for device, prediction in self._predictions.items()
             }
             self._weights[key] = min(times_ns.values()) / times_ns[self._devices[slot]]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from tailrank.core.errors import ConfigError
 from tailrank.core.fleet import Fleet
-from tailrank.core.query import Batch, BatchPart, Decision, Outcome, Query, Rejection
+from tailrank.core.query import NOTHING, Batch, BatchPart, Decision, Outcome, Query, Rejection
 from tailrank.core.sla import SLA
-from tailrank.scheduling.prediction import Prediction
+from tailrank.scheduling.prediction import predict
+from tailrank.scheduling.waiting import LargestFirst, Waiting, WaitingHeap
 
 LOST_WAIT_FACTOR = 3.0
 """Multiple of its limit within which a lost query is to be answered."""
@@ -35,31 +35,6 @@ _PRESSED_CUT_OVERHEAD = 0.1
 _PACKING_SHARE = 0.5
 # Queries over which the share of those given up is counted.
 _ACCOUNT_QUERIES = 1000
-# Entries that the heap of the largest may have beyond those that count, before it is cleared up.
-_SPARE_ENTRIES = 1000
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A query with items that no worker has yet."""
-
-    query: Query
-    deadline_ns: int
-    work_ns: float
-    first_item: int = 0
-    lost: bool = False
-    gone: bool = False
-
-    @property
-    def items_left(self) -> int:
-        return self.query.num_items - self.first_item
-
-    @property
-    def limit_ns(self) -> int:
-        return max(1, self.deadline_ns - self.query.scheduled_ns)
-
-
-_Heap = list[tuple[int, int, _Waiting]]
 
 
 class SlackScheduler:
@@ -105,15 +80,15 @@ class SlackScheduler:
         if len(set(fleet.devices)) > 1:
             allowed = "one device: `slack` cuts queries for workers that are alike; see `kairos`"
             raise ConfigError("fleet.devices", fleet.devices, allowed)
-        self._prediction = Prediction(fleet, fleet.devices[0], batch_items_max, batch_parts_max)
+        self._prediction = predict(fleet, fleet.devices[0], batch_items_max, batch_parts_max)
         self._queue_items_max = queue_items_max
         self._sla = sla
         self._allowed_share = 1.0 - sla.percentile / 100.0
         self._reject_lost = reject_lost
-        self._waiting: dict[int, _Waiting] = {}
-        self._on_time: _Heap = []  # by deadline
-        self._largest: _Heap = []  # those on time, by size, the largest first
-        self._lost: _Heap = []  # by scheduled arrival
+        self._waiting: dict[int, Waiting] = {}
+        self._on_time: WaitingHeap = []  # by deadline
+        self._largest = LargestFirst()
+        self._lost: WaitingHeap = []  # by scheduled arrival
         self._num_items = 0
         self._num_on_time = 0
         self._work_ns = 0.0  # of those on time
@@ -127,11 +102,12 @@ class SlackScheduler:
         """Queue the query, give up whom it makes late, and start what a free worker can take."""
         if self._num_items + query.num_items > self._queue_items_max:
             return Decision(reject=(Rejection(query, "queue_full"),))
-        _, work_ns = self._prediction.cheapest_cut(query, query.num_items)
+        prediction = self._prediction.of(query)
+        rest = prediction.whole
         deadline_ns = query.deadline_ns
         if deadline_ns is None:
             deadline_ns = query.scheduled_ns + self._sla.latency_ns
-        waiting = _Waiting(query, deadline_ns, work_ns)
+        waiting = Waiting(query, deadline_ns, prediction, rest, query.num_items, rest.work_ns)
         self._waiting[query.query_id] = waiting
         self._num_items += query.num_items
         if not self._num_on_time:
@@ -139,14 +115,11 @@ class SlackScheduler:
             self._on_time.clear()
             self._largest.clear()
         self._num_on_time += 1
-        self._work_ns += work_ns
-        self._last_deadline_ns = max(self._last_deadline_ns, deadline_ns)
+        self._work_ns += rest.work_ns
+        if deadline_ns > self._last_deadline_ns:
+            self._last_deadline_ns = deadline_ns
         heappush(self._on_time, (deadline_ns, query.query_id, waiting))
-        if len(self._largest) > 2 * len(self._waiting) + _SPARE_ENTRIES:
-            # Small ones lie below the others and would keep payloads until the queue empties.
-            self._largest = [entry for entry in self._largest if _counts(entry[2], untouched=True)]
-            heapify(self._largest)
-        heappush(self._largest, (-query.num_items, query.query_id, waiting))
+        self._largest.add(waiting)
         self._given_up_share *= 1.0 - 1.0 / _ACCOUNT_QUERIES
         self._relieve(now_ns)
         return self._start(now_ns)
@@ -180,116 +153,146 @@ class SlackScheduler:
         num_workers = len(self._free_slots) + len(self._ready_ns)
         if not num_workers:
             return  # none has joined yet: how much they can do is not known
-        running_ns = sum([max(0, ready_ns - now_ns) for ready_ns in self._ready_ns.values()])
-        time_ns = num_workers * (self._last_deadline_ns - now_ns) - running_ns
+        time_ns = num_workers * (self._last_deadline_ns - now_ns)
+        for ready_ns in self._ready_ns.values():
+            if ready_ns > now_ns:
+                time_ns -= ready_ns - now_ns
         while self._work_ns > time_ns and self._given_up_share <= self._allowed_share:
-            largest = _first(self._largest, untouched=True)
+            largest = self._largest.first()
             if largest is None:
                 break
             self._give_up(largest)
 
-    def _give_up(self, waiting: _Waiting) -> None:
+    def _give_up(self, waiting: Waiting) -> None:
         """Move a query to the lost."""
-        self._leave_on_time(waiting, waiting.work_ns)
+        self._leave_on_time(waiting)
         waiting.lost = True
         self._given_up_share += 1.0 / _ACCOUNT_QUERIES
         heappush(self._lost, (waiting.query.scheduled_ns, waiting.query.query_id, waiting))
 
-    def _leave_on_time(self, waiting: _Waiting, work_ns: float) -> None:
-        waiting.work_ns -= work_ns
+    def _leave_on_time(self, waiting: Waiting) -> None:
+        waiting.on_time = False
         self._num_on_time -= 1
-        self._work_ns = self._work_ns - work_ns if self._num_on_time else 0.0
+        self._work_ns = self._work_ns - waiting.work_ns if self._num_on_time else 0.0
+        waiting.work_ns = 0.0
 
-    def _forget(self, waiting: _Waiting) -> None:
+    def _forget(self, waiting: Waiting) -> None:
         """Take a query out of the queue."""
         del self._waiting[waiting.query.query_id]
-        waiting.gone = True
         self._num_items -= waiting.items_left
-        if not waiting.lost:
-            self._leave_on_time(waiting, waiting.work_ns)
+        waiting.items_left = 0
+        if waiting.on_time:
+            self._leave_on_time(waiting)
 
     def _start(self, now_ns: int) -> Decision:
+        free_slots = self._free_slots
+        if not (free_slots and self._waiting):
+            return NOTHING
         started: list[Batch] = []
         rejected: list[Rejection] = []
-        while self._free_slots and self._waiting:
+        while free_slots and self._waiting:
             waiting = self._next(now_ns)
-            hopeless = waiting.first_item == 0 and self._is_hopeless(waiting, now_ns)
-            if hopeless and self._reject_lost:
+            # A lost one is not judged again, unless for being turned away.
+            judged = not waiting.first_item and (waiting.on_time or self._reject_lost)
+            if not judged or not self._is_hopeless(waiting, now_ns):
+                started.append(self._start_batch(waiting, now_ns))
+            elif self._reject_lost:
                 self._forget(waiting)
                 rejected.append(Rejection(waiting.query, "lost"))
-            elif hopeless and not waiting.lost:
-                self._give_up(waiting)
             else:
-                started.append(self._start_batch(waiting, now_ns))
-        return Decision(tuple(started), tuple(rejected))
+                self._give_up(waiting)
+        return Decision(tuple(started), tuple(rejected)) if rejected else Decision(tuple(started))
 
-    def _next(self, now_ns: int) -> _Waiting:
+    def _next(self, now_ns: int) -> Waiting:
         """Whose turn it is: a lost query whose wait is up, one on time, any lost one."""
-        first, lost = _first(self._on_time), _first(self._lost, lost=True)
+        first = self._first_on_time() if self._num_on_time else None
+        lost = self._first_lost() if self._lost else None
         if first is None or lost is None:
             waiting = first or lost
             assert waiting is not None, "somebody waits"
             return waiting
         if first.query.scheduled_ns <= lost.query.scheduled_ns:
             return first  # the older one goes first in any case
-        own_ns = self._spread(lost, now_ns, None)[0] - now_ns
-        patience_ns = _PROMOTION_FACTOR * lost.limit_ns
-        return lost if now_ns + own_ns >= lost.query.scheduled_ns + patience_ns else first
+        until_ns = lost.query.scheduled_ns + _PROMOTION_FACTOR * lost.limit_ns
+        if now_ns + lost.rest.alone_ns < until_ns:
+            return first
+        return first if self._spread(lost, now_ns, None)[0] < until_ns else lost
 
-    def _is_hopeless(self, waiting: _Waiting, now_ns: int) -> bool:
+    def _first_on_time(self) -> Waiting | None:
+        """The earliest deadline; entries before it that do not count any more are dropped."""
+        while self._on_time:
+            waiting = self._on_time[0][2]
+            if waiting.on_time:
+                return waiting
+            heappop(self._on_time)
+        return None
+
+    def _first_lost(self) -> Waiting | None:
+        """The oldest of the lost; likewise."""
+        while self._lost:
+            waiting = self._lost[0][2]
+            if waiting.items_left:
+                return waiting
+            heappop(self._lost)
+        return None
+
+    def _is_hopeless(self, waiting: Waiting, now_ns: int) -> bool:
         """Whether the query would miss its deadline even if it had all workers to itself."""
+        if now_ns + waiting.rest.alone_ns <= waiting.deadline_ns:
+            return False
         grace_ns = _LATE_TOLERANCE * waiting.limit_ns
         return self._spread(waiting, now_ns, None)[0] > waiting.deadline_ns + grace_ns
 
-    def _start_batch(self, waiting: _Waiting, now_ns: int) -> Batch:
+    def _start_batch(self, waiting: Waiting, now_ns: int) -> Batch:
         """Start as much of the query on a free slot as `_num_items_now` says, with company."""
         num_items = self._num_items_now(waiting, now_ns)
         parts = [self._take(waiting, num_items)]
-        if waiting.gone and not waiting.lost and len(self._free_slots) == 1:
-            self._pack(parts, waiting, now_ns)
+        predicted_ns = waiting.prediction.part_ns(num_items)
+        alone = waiting.items_left or waiting.lost or len(self._free_slots) > 1
+        if self._num_on_time and not alone:
+            predicted_ns = self._pack(parts, predicted_ns, waiting, now_ns)
         # The slot that was freed last: its worker is awake and its caches are warm.
-        batch = Batch(self._num_batches, self._free_slots.pop(), tuple(parts))
+        slot = self._free_slots.pop()
+        self._ready_ns[slot] = now_ns + predicted_ns
+        batch = Batch(self._num_batches, slot, tuple(parts))
         self._num_batches += 1
-        predicted_ns = self._prediction.batch_ns(
-            waiting.query, len(parts), batch.num_items, batch.num_ids
-        )
-        self._ready_ns[batch.slot] = now_ns + predicted_ns
         return batch
 
-    def _take(self, waiting: _Waiting, num_items: int) -> BatchPart:
+    def _take(self, waiting: Waiting, num_items: int) -> BatchPart:
         """The query's next items as a part."""
         part = BatchPart(waiting.query, waiting.first_item, num_items)
+        waiting.first_item += num_items
         if num_items == waiting.items_left:
             self._forget(waiting)
-        else:
-            self._num_items -= num_items
-            work_ns = waiting.work_ns * num_items / waiting.items_left
-            waiting.work_ns -= work_ns
-            if not waiting.lost:
-                self._work_ns -= work_ns
-        waiting.first_item += num_items
+            return part
+        self._num_items -= num_items
+        work_ns = waiting.work_ns * num_items / waiting.items_left
+        waiting.work_ns -= work_ns
+        if waiting.on_time:
+            self._work_ns -= work_ns
+        waiting.items_left -= num_items
+        waiting.rest = waiting.prediction.rest(waiting.items_left)
         return part
 
-    def _num_items_now(self, waiting: _Waiting, now_ns: int) -> int:
+    def _num_items_now(self, waiting: Waiting, now_ns: int) -> int:
         """How many of its items the next free worker gets."""
-        query, left = waiting.query, waiting.items_left
-        cut, work_ns = self._prediction.cheapest_cut(query, left)
-        if self._num_on_time <= (not waiting.lost):
-            for num_parts in range(min(len(self._free_slots), left), cut, -1):
+        rest, left = waiting.rest, waiting.items_left
+        if self._num_on_time <= waiting.on_time:
+            for num_parts in range(min(len(self._free_slots), left), rest.num_parts, -1):
                 num_items = -(-left // num_parts)
                 if num_items <= self._prediction.items_max:
-                    cost_ns = num_parts * self._prediction.part_ns(query, num_items)
-                    if cost_ns <= work_ns * (1.0 + _IDLE_CUT_OVERHEAD):
+                    cost_ns = num_parts * waiting.prediction.part_ns(num_items)
+                    if cost_ns <= rest.work_ns * (1.0 + _IDLE_CUT_OVERHEAD):
                         return num_items
-        if waiting.lost or now_ns + work_ns <= waiting.deadline_ns:
-            return -(-left // cut)
+        if waiting.lost or now_ns + rest.work_ns <= waiting.deadline_ns:
+            return rest.part_items
         return self._spread(waiting, now_ns, waiting.deadline_ns)[1]
 
-    def _spread(self, waiting: _Waiting, now_ns: int, until_ns: int | None) -> tuple[float, int]:
+    def _spread(self, waiting: Waiting, now_ns: int, until_ns: int | None) -> tuple[float, int]:
         """When a query can be done by sharing it among workers, and the first one's share.
 
         Workers join in the order in which they become free, each with a share that lets all end
-        together; service time is taken as a line through the whole rest and half of it.
+        together; service time is taken as a line, see `Rest`.
 
         Args:
             waiting: the query.
@@ -297,19 +300,14 @@ class SlackScheduler:
             until_ns: no more workers join than end it by then, nor more than the overhead allows
                 while others wait; None: as many as make it faster.
         """
-        left, prediction = waiting.items_left, self._prediction
-        large = min(left, prediction.items_max)
-        small = (large + 1) // 2
-        large_ns = prediction.part_ns(waiting.query, large)
-        small_ns = prediction.part_ns(waiting.query, small)
-        item_ns = max(1e-3, (large_ns - small_ns) / (large - small)) if large > small else large_ns
-        fixed_ns = max(0.0, large_ns - item_ns * large)
+        fixed_ns, item_ns = waiting.rest.fixed_ns, waiting.rest.item_ns
+        items_ns = item_ns * waiting.items_left
         others = [now_ns] * (len(self._free_slots) - 1) + list(self._ready_ns.values())
-        done_ns = now_ns + fixed_ns + item_ns * left
         ready_sum_ns = now_ns + fixed_ns
+        done_ns = ready_sum_ns + items_ns
         spare_ns = math.inf
         if self._num_on_time > 1:
-            spare_ns = fixed_ns + _PRESSED_CUT_OVERHEAD * (fixed_ns + item_ns * left)
+            spare_ns = fixed_ns + _PRESSED_CUT_OVERHEAD * (fixed_ns + items_ns)
         for number, ready_ns in enumerate(sorted(others), start=2):
             joins_ns = max(now_ns, ready_ns) + fixed_ns
             if joins_ns >= done_ns:
@@ -317,48 +315,38 @@ class SlackScheduler:
             if until_ns is not None and (done_ns <= until_ns or number * fixed_ns > spare_ns):
                 break
             ready_sum_ns += joins_ns
-            done_ns = (item_ns * left + ready_sum_ns) / number
+            done_ns = (items_ns + ready_sum_ns) / number
         share = int((done_ns - now_ns - fixed_ns) / item_ns)
-        return done_ns, max(1, min(share, large))
+        return done_ns, max(1, min(share, waiting.rest.items_max))
 
-    def _pack(self, parts: list[BatchPart], first: _Waiting, now_ns: int) -> None:
-        """Let the queries that follow join a batch while that is less work and in time."""
-        prediction = self._prediction
+    def _pack(self, parts: list[BatchPart], batch_ns: int, first: Waiting, now_ns: int) -> int:
+        """Let the queries that follow join a batch while that is less work and in time.
+
+        Args:
+            parts: of the batch, one so far; those that join are appended.
+            batch_ns: predicted service time of the one.
+            first: its query.
+            now_ns: when the batch starts.
+
+        Returns:
+            The predicted service time of all.
+        """
+        prediction, model = self._prediction, first.query.model
         num_items, num_ids = parts[0].num_items, parts[0].num_ids
-        batch_ns = prediction.part_ns(parts[0].query, num_items)
         until_ns = first.query.scheduled_ns + round(_PACKING_SHARE * first.limit_ns)
         until_ns = min(until_ns, first.deadline_ns)
         while len(parts) < prediction.parts_max:
-            joining = _first(self._on_time)
-            if joining is None or joining.first_item or joining.query.model != first.query.model:
-                return
+            joining = self._first_on_time()
+            if joining is None or joining.first_item or joining.query.model != model:
+                break
             query = joining.query
             num_items, num_ids = num_items + query.num_items, num_ids + query.num_ids
             if num_items > prediction.items_max:
-                return
-            together_ns = prediction.batch_ns(query, len(parts) + 1, num_items, num_ids)
-            apart_ns = batch_ns + prediction.part_ns(query, query.num_items)
+                break
+            together_ns = prediction.batch_ns(model, len(parts) + 1, num_items, num_ids)
+            apart_ns = batch_ns + joining.prediction.part_ns(query.num_items)
             if together_ns >= apart_ns or now_ns + together_ns > until_ns:
-                return
+                break
             batch_ns = together_ns
             parts.append(self._take(joining, query.num_items))
-
-
-def _first(heap: _Heap, *, lost: bool = False, untouched: bool = False) -> _Waiting | None:
-    """The first entry that still counts; those before it, which do not any more, are dropped.
-
-    Args:
-        heap: of queries on time, or of the lost.
-        lost: which of the two.
-        untouched: drop those of which a part has started too.
-    """
-    while heap:
-        if _counts(heap[0][2], lost=lost, untouched=untouched):
-            return heap[0][2]
-        heappop(heap)
-    return None
-
-
-def _counts(waiting: _Waiting, *, lost: bool = False, untouched: bool = False) -> bool:
-    """Whether an entry still belongs into a heap; see `_first`."""
-    return not (waiting.gone or waiting.lost != lost or (untouched and waiting.first_item))
+        return batch_ns
