@@ -106,6 +106,7 @@ def measure_simulation(seen: dict[str, list[float]]) -> None:
     the processor, on which nothing else runs meanwhile; the plain metric is the slowest policy's.
     """
     table = make_table()
+    fleet = Fleet.uniform(table, 2)  # one for all runs, as in a search
     schedule = draw_schedule(
         WorkloadConfig(sizes="production", ids_per_item=IDS_PER_ITEM),
         qps=500.0,
@@ -122,7 +123,7 @@ def measure_simulation(seen: dict[str, list[float]]) -> None:
                 num_workers=2,
                 service_time_ns=TableServiceTime(table, SEED),
                 journal=journal,
-                fleet=Fleet.uniform(table, 2),
+                fleet=fleet,
             )
 
         run(journal=steps)
