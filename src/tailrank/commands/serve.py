@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from tailrank.characterization.target import TargetConfig
     from tailrank.core.fleet import Fleet
     from tailrank.core.sla import SLA
+    from tailrank.features import Side
     from tailrank.reporting.console import Console
     from tailrank.reporting.tuned_point import TunedPoint
     from tailrank.scheduling.policies import PolicyConfig
-    from tailrank.serving.model import ServedModel
+    from tailrank.serving.model import FeatureFile, ServedModel
 
 # The largest query of DeepRecSys' production sizes, which all workers rank together by default.
 _LARGEST_QUERY = 1000
@@ -34,6 +35,10 @@ def serve(
     workers: int | None = None,
     executor: str | None = None,
     profile: Path | None = None,
+    user_features: Path | None = None,
+    user_id_column: str | None = None,
+    item_features: Path | None = None,
+    item_id_column: str | None = None,
     scale: float = 1.0,
     user_tables: int | None = None,
     precision: str | None = None,
@@ -69,6 +74,11 @@ def serve(
             more, by a measurement of a second at the start.
         profile: Service-time table from tailrank profile, for policies that predict, and by which
             queries that would be late are known; default: a few calls are timed.
+        user_features: Parquet file with the features of known users, an id first in each row: a
+            request then brings user_id in place of user.
+        user_id_column: Its column of ids; default: the first.
+        item_features: Likewise of items: a request then brings item_ids alone.
+        item_id_column: Its column of ids; default: the first.
         scale: Factor on the rows of a preset's tables.
         user_tables: Tables of a preset that belong to the user's side.
         precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
@@ -89,7 +99,7 @@ def serve(
     from tailrank.serving.engine import Engine, EngineConfig, server_policy
     from tailrank.serving.executors import parse_executor
     from tailrank.serving.http import build_app
-    from tailrank.serving.model import open_model
+    from tailrank.serving.model import open_model, with_tables
     from tailrank.serving.rank_request import RequestLimits
     from tailrank.serving.server import ServerConfig, address, listen, run_server
 
@@ -103,6 +113,7 @@ def serve(
     bound = _sla(sla, tuned)
     num_workers = resolve_workers(tuned.num_workers if tuned and workers is None else workers)
     chosen = _policy(policy, batch_items, delay, num_workers, bound, tuned)
+    files = _feature_files(user_features, user_id_column, item_features, item_id_column)
     config = EngineConfig(
         policy=server_policy(replace(chosen, queue_items_max=max_open_items), bound),
         num_workers=num_workers,
@@ -114,6 +125,8 @@ def serve(
     with listen(server) as sock:
         with console.progress("load") as progress:
             model = open_model(target_config, console.note, progress.count_bytes)
+            progress.begin("features")
+            (model,) = with_tables({target_config.target: model}, files, console.note)
         fleet = _fleet(profile, tuned, model, num_workers, console)
         _check_profile(chosen, fleet)
         engine = Engine(model, config, fleet)
@@ -130,6 +143,26 @@ def serve(
     stats = engine.stats
     console.note(f"stopped: {stats.queries:,} queries answered, {stats.shed.total():,} turned away")
     return ExitCode.DONE
+
+
+def _feature_files(
+    users: Path | None, user_ids: str | None, items: Path | None, item_ids: str | None
+) -> list[FeatureFile]:
+    """The files of features that were named."""
+    from tailrank.core.errors import RequestError
+    from tailrank.serving.model import FeatureFile
+
+    found = []
+    named: tuple[tuple[Side, Path | None, str | None], ...] = (
+        ("user", users, user_ids),
+        ("item", items, item_ids),
+    )
+    for side, path, column in named:
+        if path is not None:
+            found.append(FeatureFile(side=side, path=path, id_column=column))
+        elif column is not None:
+            raise RequestError(f"--{side}-id-column", f"goes with --{side}-features; name its file")
+    return found
 
 
 def _token(file: Path) -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from tailrank import __version__
-from tailrank.core.errors import ConfigError, DataError, RequestError
+from tailrank.core.errors import ConfigError, DataError
 from tailrank.core.files import replace_directory, replace_text
 from tailrank.data.row_encoder import RowEncoder, Rows
 from tailrank.data.table_file import TableFile, open_table, require_columns
@@ -52,7 +52,7 @@ def open_feature_table(
         path: of the file; a row for each user or item.
         side: which of the two.
         spec: the model's features.
-        encoder: makes them of the other columns, which are as in the model's training files.
+        encoder: makes them of columns, at least one, as the model's training files have them.
         version: digest of the model.
         cache: folder that the encoded rows are kept in, made if absent.
         id_column: the column of ids, whole numbers or texts; None: the first.
@@ -60,15 +60,11 @@ def open_feature_table(
 
     Raises:
         ConfigError: no Parquet file by its name, or nothing can be written to `cache`.
-        RequestError: the model has no features of that side.
         DataError: the file is missing or damaged, lacks a feature, or has an id twice or none, or a
             value that is not allowed; names column and row.
     """
-    option = f"--{side}-features"
     if path.suffix not in (".parquet", ".pq"):
-        raise ConfigError(option, str(path), "a Parquet file")
-    if not encoder.columns[side]:
-        raise RequestError(option, f"the model has no {side} features; leave it out")
+        raise ConfigError(f"--{side}-features", str(path), "a Parquet file")
     file = open_table(path)
     id_column = next(iter(file.columns)) if id_column is None else id_column
     require_columns(file, [id_column, *encoder.columns[side]])

@@ -46,8 +46,9 @@ def build_app(
     metrics = EngineMetrics(engine)
 
     async def rank(request: Request) -> Response:
-        asked = parse_rank(await read_body(request, limits), engine.model, limits)
-        future = engine.submit(asked.features, asked.deadline_ns)
+        asked = parse_rank(await read_body(request, limits), [engine.model], limits)
+        features = asked.candidates.features(engine.model)
+        future = engine.submit(features, asked.deadline_ns)
         ranked = await asyncio.wrap_future(future)
         return Response(answer(asked, ranked), media_type="application/json")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -17,18 +17,22 @@ import torch
 
 from tailrank.characterization.payloads import ids_per_item, random_side
 from tailrank.characterization.target import (
+    PRESET_PREFIX,
     LoadedModel,
     TargetConfig,
     load_rankers,
     profile_label,
 )
+from tailrank.core.errors import RequestError
 from tailrank.data.fitted_encoder import open_encoder
 from tailrank.data.row_encoder import RowEncoder, row_ids
-from tailrank.features import FeatureBatch, FeatureSpec
+from tailrank.features import FeatureBatch, FeatureSpec, Side
 from tailrank.inference import Ranker
 from tailrank.inference.artifact import MODEL_FILE
 from tailrank.inference.table_file import ByteProgress
 from tailrank.models.registry import config_to_dict
+from tailrank.serving.feature_files import open_feature_table
+from tailrank.serving.feature_tables import FeatureTable
 
 _VERSION_DIGITS = 12
 _TIMED_CALLS = 7
@@ -46,6 +50,7 @@ class ServedModel:
         ranker: scores.
         encoder: makes features of raw values.
         table_bytes: memory of the embedding tables.
+        tables: features of known users or items, by side.
     """
 
     name: str
@@ -55,6 +60,7 @@ class ServedModel:
     ranker: Ranker
     encoder: RowEncoder
     table_bytes: int
+    tables: Mapping[Side, FeatureTable] = field(default_factory=dict)
 
     @property
     def ids_per_item(self) -> float:
@@ -121,6 +127,70 @@ def open_model(
         encoder=encoder,
         table_bytes=table_bytes if isinstance(table_bytes, int) else spec.table_bytes,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureFile:
+    """A Parquet file of features.
+
+    Args:
+        side: of users or of items.
+        path: where it is.
+        id_column: its column of ids; None: the first.
+    """
+
+    side: Side
+    path: Path
+    id_column: str | None = None
+
+
+def with_tables(
+    models: Mapping[str, ServedModel],
+    files: Sequence[FeatureFile],
+    announce: Callable[[str], None],
+) -> list[ServedModel]:
+    """Models with the features of known users and items; see `open_feature_table`.
+
+    Args:
+        models: by what they were loaded from. The encoded files are kept beside that; those of a
+            preset beside the Parquet file.
+        files: at most one of a side.
+        announce: told what takes a while.
+
+    Raises:
+        RequestError: no model has features of that side.
+        ConfigError, DataError: a file cannot be used.
+    """
+    for file in files:
+        if not any(model.encoder.columns[file.side] for model in models.values()):
+            reason = f"the model has no {file.side} features; leave it out"
+            raise RequestError(f"--{file.side}-features", reason)
+    return [
+        replace(
+            model,
+            tables={
+                file.side: open_feature_table(
+                    file.path,
+                    file.side,
+                    spec=model.spec,
+                    encoder=model.encoder,
+                    version=model.version,
+                    cache=_cache(target, file.path),
+                    id_column=file.id_column,
+                    announce=announce,
+                )
+                for file in files
+                if model.encoder.columns[file.side]
+            },
+        )
+        for target, model in models.items()
+    ]
+
+
+def _cache(target: str, file: Path) -> Path:
+    """The folder for the encoded rows of a file."""
+    beside = file if target.startswith(PRESET_PREFIX) else Path(target).resolve()
+    return beside.with_name(f"{beside.name}.tables")
 
 
 def _version(config: TargetConfig, loaded: LoadedModel) -> str:

@@ -66,14 +66,22 @@ def _rank(model: ServedModel, limits: RequestLimits) -> dict[str, Any]:
         for name, schema in row["properties"].items()
     }
     as_rows = {"type": "array", "items": row, "minItems": 1, "maxItems": limits.items_max}
+    by_id = model.tables
+    needs_user = model.encoder.columns["user"] and "user" not in by_id
+    either = {"anyOf": [{"required": ["items"]}, {"required": ["item_ids"]}]}
     body = {
         "type": "object",
-        "required": ["items", *(["user"] if model.encoder.columns["user"] else [])],
+        "required": [
+            *(["items"] if "item" not in by_id else []),
+            *(["user"] if needs_user else []),
+        ],
+        **(either if "item" in by_id else {}),
         "additionalProperties": False,
         "properties": {
             "user": _row(model, "user"),
             "items": {"oneOf": [as_rows, {**row, "properties": columns}]},
             "item_ids": {"type": "array", "items": {"type": ["string", "integer"]}},
+            **_by_id(model),
             "top_k": {"type": "integer", "minimum": 1},
             "deadline_ms": {"type": "number", "exclusiveMinimum": 0},
         },
@@ -96,6 +104,16 @@ def _rank(model: ServedModel, limits: RequestLimits) -> dict[str, Any]:
             },
         },
     }
+
+
+def _by_id(model: ServedModel) -> dict[str, Any]:
+    """What stands for features that lie in tables."""
+    found: dict[str, Any] = {}
+    if "user" in model.tables:
+        found["user_id"] = {"type": ["string", "integer"], "description": "stands for user"}
+    if model.tables:
+        found["unknown_ids"] = {"enum": ["error", "default"]}
+    return found
 
 
 def _row(model: ServedModel, side: Side) -> dict[str, Any]:

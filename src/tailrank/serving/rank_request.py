@@ -4,6 +4,9 @@
      "items": {"movie": ["a", "b"], "price": [1.5, 2]}   or   [{"movie": "a", "price": 1.5}, …],
      "item_ids": ["a", "b"], "top_k": 10, "deadline_ms": 20}
 
+With feature tables, `user_id` stands for `user`, and `item_ids` without `items` for both;
+`"unknown_ids": "default"` gives those that no table knows the default row.
+
 Knows no transport.
 """
 
@@ -18,11 +21,12 @@ import torch
 
 from tailrank.core.errors import ConfigError, RequestError, closest
 from tailrank.data.row_encoder import CategoryColumn, NumberColumns, Rows
-from tailrank.features import FeatureBatch
+from tailrank.features import SIDES, Side
+from tailrank.serving.candidates import Candidates, Ids
 from tailrank.serving.model import ServedModel
 from tailrank.serving.ranking import Ranked
 
-KEYS = ("user", "items", "item_ids", "top_k", "deadline_ms")
+KEYS = ("user", "items", "item_ids", "top_k", "deadline_ms", "user_id", "unknown_ids")
 Columns = Mapping[str, CategoryColumn | NumberColumns]
 _DEADLINE_MS_MAX = 3_600_000
 _SHOWN_MAX = 60
@@ -52,20 +56,25 @@ class RankRequest(NamedTuple):
     """A request that was understood.
 
     Args:
-        features: of its user and items.
+        candidates: its user and items.
         item_ids: what the answer calls its items; None: their places, from 0.
         top_k: most items of the answer.
         deadline_ns: the time that it gives, from its arrival; None: the server's.
     """
 
-    features: FeatureBatch
+    candidates: Candidates
     item_ids: Sequence[object] | None
     top_k: int
     deadline_ns: int | None
 
 
-def parse_rank(body: bytes, model: ServedModel, limits: RequestLimits) -> RankRequest:
+def parse_rank(body: bytes, models: Sequence[ServedModel], limits: RequestLimits) -> RankRequest:
     """Read a body.
+
+    Args:
+        body: of the request.
+        models: that will score, one after the other; a request holds the features of all of them.
+        limits: what it may ask for.
 
     Raises:
         RequestError: it is no JSON object with these keys, or lacks or exceeds something.
@@ -78,21 +87,31 @@ def parse_rank(body: bytes, model: ServedModel, limits: RequestLimits) -> RankRe
     if not isinstance(asked, dict):
         raise RequestError("body", f"expected an object with {', '.join(KEYS)}")
     _refuse_unknown("body", asked, KEYS)
-    user = asked.get("user", {})
-    if not isinstance(user, dict):
-        raise ConfigError("user", user, "an object of features")
-    names = model.encoder.columns["user"]
-    _check_names("user", user, names)
-    items = _items(asked.get("items"), model.encoder.columns["item"], limits)
-    features = model.encoder.features(
-        Rows("user", {name: [user[name]] for name in names}, 1), items
-    )
+    columns = {side: columns_of(models, side) for side in SIDES}
+    tables = {side for model in models for side in model.tables}
+    default = _is_default(asked.get("unknown_ids"))
+    by_id = asked.get("items") is None and asked.get("item_ids") is not None
+    if by_id and "item" in tables:
+        num_items = _id_count(asked["item_ids"], limits)
+        items: Rows | Ids = Ids("item", asked["item_ids"], "item_ids", default)
+    else:
+        items = _items(asked.get("items"), columns["item"], limits)
+        num_items = items.num_rows
     return RankRequest(
-        features=features,
-        item_ids=_item_ids(asked.get("item_ids"), items.num_rows),
-        top_k=_top_k(asked.get("top_k"), items.num_rows),
+        candidates=Candidates(_user(asked, columns["user"], "user" in tables, default), items),
+        item_ids=_item_ids(asked.get("item_ids"), num_items),
+        top_k=_top_k(asked.get("top_k"), num_items),
         deadline_ns=_deadline_ns(asked.get("deadline_ms")),
     )
+
+
+def columns_of(models: Sequence[ServedModel], side: Side) -> Columns:
+    """The columns that one of the models reads, at least."""
+    return {
+        name: source
+        for model in reversed(models)
+        for name, source in model.encoder.columns[side].items()
+    }
 
 
 def answer(request: RankRequest, ranked: Ranked) -> bytes:
@@ -139,6 +158,38 @@ def shown(value: object) -> str:
     """A value as an error shows it: in ASCII, and not all of a long one."""
     text = ascii(value)
     return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."
+
+
+def _user(asked: Mapping[str, Any], columns: Columns, has_table: bool, default: bool) -> Rows | Ids:
+    """The user, by features or by id."""
+    user_id, user = asked.get("user_id"), asked.get("user")
+    if user_id is not None:
+        if user is not None:
+            raise RequestError("user_id", "stands for `user`; leave one of them out")
+        if not has_table:
+            raise RequestError("user_id", "there is no feature table of users; bring `user`")
+        return Ids("user", [user_id], "user_id", default)
+    user = {} if user is None else user
+    if not isinstance(user, dict):
+        raise ConfigError("user", user, "an object of features")
+    _check_names("user", user, columns)
+    return Rows("user", {name: [user[name]] for name in columns}, 1)
+
+
+def _id_count(value: object, limits: RequestLimits) -> int:
+    """How many candidates are named by ids alone."""
+    if not isinstance(value, list):
+        raise ConfigError("item_ids", value, "a list of texts or whole numbers")
+    if not 1 <= len(value) <= limits.items_max:
+        reason = f"{len(value)} candidates; expected 1 to {limits.items_max}"
+        raise RequestError("item_ids", reason)
+    return len(value)
+
+
+def _is_default(value: object) -> bool:
+    if value not in (None, "error", "default"):
+        raise ConfigError("unknown_ids", value, "error or default")
+    return value == "default"
 
 
 def _items(value: object, columns: Columns, limits: RequestLimits) -> Rows:

@@ -173,9 +173,6 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         opened(path, frame, id_column="key")
     with pytest.raises(DataError, match="empty: no rows"):
         opened(path, frame.clear())
-    users = FeatureSpec(features=SPEC.features[:2], tables=SPEC.tables)
-    with pytest.raises(RequestError, match="--item-features: the model has no item features"):
-        opened(path, frame, spec=users)
     with pytest.raises(ConfigError, match=r"--item-features.*a Parquet file"):
         open_feature_table(
             tmp_path / "t.csv", "item", spec=SPEC, encoder=row_ids(SPEC), version="", cache=tmp_path

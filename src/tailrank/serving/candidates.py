@@ -1,0 +1,97 @@
+"""Whom to rank, and what for whom: as a request has it, before any model reads it.
+
+Each side comes as raw values or as ids of a feature table; a model makes features of it, of all
+candidates or of some. Knows no request format and no queue.
+
+Legend: K candidates chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from tailrank.core.errors import RequestError, TailrankError
+from tailrank.data.dataset import empty_side
+from tailrank.data.row_encoder import Rows
+from tailrank.features import FeatureBatch, Side, SideFeatures
+from tailrank.serving.model import ServedModel
+
+
+class Ids(NamedTuple):
+    """A side by ids alone.
+
+    Args:
+        side: which one.
+        ids: at least one.
+        field: what the request calls them.
+        default: give ids that are not known the default row; else they are an error.
+    """
+
+    side: Side
+    ids: Sequence[Any]
+    field: str
+    default: bool
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return len(self.ids)
+
+
+class Candidates(NamedTuple):
+    """One user and its candidates.
+
+    Args:
+        user: one row.
+        items: at least one.
+    """
+
+    user: Rows | Ids
+    items: Rows | Ids
+
+    @property
+    def num_items(self) -> int:
+        """Candidates."""
+        return self.items.num_rows
+
+    def features(self, model: ServedModel, places: Sequence[int] | None = None) -> FeatureBatch:
+        """What a model reads of them.
+
+        Args:
+            model: which.
+            places: of the K candidates that are meant; None: all.
+
+        Raises:
+            ConfigError: a value is not allowed, or an id of another type than the table's.
+            RequestError: an id is unknown; or, of chosen candidates, a value is not allowed.
+        """
+        items = self.items if places is None else _chosen(self.items, places)
+        return FeatureBatch(
+            user=_side(self.user, model),
+            item=_side(items, model),
+            item_to_user_B=torch.zeros(items.num_rows, dtype=torch.int64),
+        )
+
+
+def _side(rows: Rows | Ids, model: ServedModel) -> SideFeatures:
+    if isinstance(rows, Rows):
+        return model.encoder.side(rows)
+    table = model.tables.get(rows.side)
+    if table is None:  # then the model has no features of that side
+        return empty_side(rows.num_rows)
+    return table.features(rows.ids, rows.field, default=rows.default)
+
+
+def _chosen(rows: Rows | Ids, places: Sequence[int]) -> Rows | Ids:
+    """Some of the rows."""
+    if isinstance(rows, Ids):
+        return rows._replace(ids=[rows.ids[place] for place in places])
+
+    def blame(row: int, column: str, reason: str) -> TailrankError:
+        return RequestError(f"items.{column}[{places[row]}]", f"not allowed: {reason}")
+
+    columns = {name: [values[at] for at in places] for name, values in rows.columns.items()}
+    return Rows(rows.side, columns, len(places), blame)

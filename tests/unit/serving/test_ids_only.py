@@ -1,0 +1,156 @@
+"""Requests that bring ids in place of features are answered alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from starlette.testclient import TestClient
+from tests.unit.serving.served import SPEC, PlainRanker, engine_of, served
+
+from tailrank.cli import main
+from tailrank.core.errors import RequestError
+from tailrank.data.row_encoder import row_ids
+from tailrank.features import FeatureSpec
+from tailrank.serving.http import build_app
+from tailrank.serving.model import FeatureFile, ServedModel, with_tables
+from tailrank.serving.rank_request import RequestLimits
+
+USERS = [{"user": 10 * n, "age": float(n), "seen": list(range(n % 3))} for n in range(9)]
+ITEMS = [
+    {"id": f"m{n}", "movie": n * 37 % 101, "tags": list(range(n % 4)), "sizes": [n / 2, 1.0]}
+    for n in range(60)
+]
+
+
+def files(folder: Path) -> list[FeatureFile]:
+    pl.DataFrame(USERS).write_parquet(folder / "users.parquet")
+    # The ids need not be the first column.
+    pl.DataFrame(ITEMS).select("tags", "id", "movie", "sizes").write_parquet(folder / "items.pq")
+    return [
+        FeatureFile(side="user", path=folder / "users.parquet"),
+        FeatureFile(side="item", path=folder / "items.pq", id_column="id"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("tables")
+    (model,) = with_tables({str(folder / "model/"): served()}, files(folder), lambda line: None)
+    assert len(list((folder / "model.tables").iterdir())) == 2
+    return model
+
+
+@pytest.fixture(scope="module")
+def client(model: ServedModel) -> Iterator[TestClient]:
+    engine = engine_of(model)
+    engine.start()
+    app = build_app(engine, RequestLimits(items_max=50))
+    yield TestClient(app, raise_server_exceptions=False)
+    engine.drain()
+
+
+def ranked(client: TestClient, **body: Any) -> Any:
+    answer = client.post("/v1/rank", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["items"]
+
+
+def features(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in row if key not in ("id", "user")} for row in rows]
+
+
+def test_ids_are_as_good_as_features(client: TestClient) -> None:
+    chosen = [ITEMS[n] for n in (3, 50, 7, 7, 0)]
+    ids = [row["id"] for row in chosen]
+    (user,) = features([USERS[4]])
+    by_features = ranked(client, user=user, items=features(chosen), item_ids=ids)
+    assert len(by_features) == 5
+    for other in (
+        {"user_id": 40, "item_ids": ids},
+        {"user": user, "item_ids": ids},
+        {"user_id": 40, "items": features(chosen), "item_ids": ids},
+    ):
+        assert ranked(client, **other) == by_features
+
+
+def test_unknown_ids_are_refused_or_stand_for_nobody(client: TestClient) -> None:
+    asked = {"user_id": 41, "item_ids": ["m1", "new"]}
+    answer = client.post("/v1/rank", json=asked)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["field"] == "user_id"
+    assert "not in the feature table: 41" in answer.json()["error"]["reason"]
+    answer = client.post("/v1/rank", json=asked | {"user_id": 40})
+    assert "'new'" in answer.json()["error"]["reason"]
+    found = ranked(client, **asked, unknown_ids="default")
+    nobody = {"movie": 0, "tags": [], "sizes": [0.0, 0.0]}
+    items = [*features([ITEMS[1]]), nobody]
+    plain = ranked(client, user={"age": 0.0, "seen": []}, items=items, item_ids=["m1", "new"])
+    assert found == plain
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"user_id": "40", "item_ids": ["m1"]}, "user_id"),
+        ({"user_id": {"a": 1}, "item_ids": ["m1"]}, "user_id"),
+        ({"user_id": 40, "user": {}, "item_ids": ["m1"]}, "user_id"),
+        ({"item_ids": ["m1"]}, "user.age"),
+        ({"user_id": 40}, "items"),
+        ({"user_id": 40, "item_ids": []}, "item_ids"),
+        ({"user_id": 40, "item_ids": "m1"}, "item_ids"),
+        ({"user_id": 40, "item_ids": ["m1"] * 51}, "item_ids"),
+        ({"user_id": 40, "item_ids": ["m1", 2]}, "item_ids[1]"),
+        ({"user_id": 40, "item_ids": ["m1", [2]]}, "item_ids[1]"),
+        ({"user_id": 40, "item_ids": ["m1"], "unknown_ids": "drop"}, "unknown_ids"),
+        ({"user_id": 40, "item_ids": ["m1"], "unknown_ids": []}, "unknown_ids"),
+    ],
+)
+def test_bad_ids_are_named(client: TestClient, body: dict[str, Any], field: str) -> None:
+    answer = client.post("/v1/rank", json=body)
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
+
+
+def test_without_tables_ids_stand_for_nothing() -> None:
+    engine = engine_of()
+    engine.start()
+    client = TestClient(build_app(engine), raise_server_exceptions=False)
+    for body, field in (
+        ({"user_id": 1, "items": features(ITEMS[:1])}, "user_id"),
+        ({"user": features(USERS[:1])[0], "item_ids": ["m1"]}, "items"),
+    ):
+        answer = client.post("/v1/rank", json=body)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
+    engine.drain()
+
+
+def test_the_document_says_what_stands_for_what(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    schema = paths["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"user_id", "unknown_ids", "item_ids"} <= schema["properties"].keys()
+    assert schema["required"] == []
+    assert {"required": ["item_ids"]} in schema["anyOf"]
+
+
+def test_files_that_no_model_reads_are_refused(tmp_path: Path) -> None:
+    spec = FeatureSpec(features=SPEC.features[2:], tables=SPEC.tables)
+    items_only = replace(served(PlainRanker()), spec=spec, encoder=row_ids(spec))
+    with pytest.raises(RequestError, match="--user-features: the model has no user features"):
+        with_tables({"m": items_only}, files(tmp_path), lambda line: None)
+
+
+def test_bad_flags_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["serve", "preset:ncf", "--scale", "0.0001", "--sla", "p99=1s", "--port", "0"]
+    for flags, said in (
+        (["--item-id-column", "id"], "--item-id-column: goes with --item-features"),
+        (["--item-features", "items.csv"], "--item-features: got 'items.csv'; allowed: a Parquet"),
+        (["--item-features", str(tmp_path / "no.parquet")], "no.parquet: no such file"),
+    ):
+        assert main([*words, *flags]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.splitlines()[-1].startswith("tailrank: error: ")
