@@ -17,8 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.http as tritonhttp
 from tests.fleets import line_table
+from tritonclient.utils import InferenceServerException
 
 from tailrank.characterization.target import TargetConfig
 from tailrank.cli import main
@@ -129,6 +132,41 @@ def test_a_killed_worker_process_costs_nobody_an_answer(capsys) -> None:
     assert re.search(r"workers: \d+ processes\n", said)
     assert "3 queries answered" in said
     assert not forked & (children({os.getpid()}) | children(forked))
+
+
+def test_an_unmodified_client_of_the_open_inference_protocol(capsys) -> None:
+    def ask(host: str, port: int) -> tuple:
+        with closing(tritonhttp.InferenceServerClient(f"{host}:{port}")) as client:
+            assert client.is_server_live()
+            assert client.is_server_ready()
+            assert client.is_model_ready("ncf")
+            assert not client.is_model_ready("other")
+            described = client.get_model_metadata("ncf")
+            tensors = {"user_id": np.array([3]), "item_id": np.arange(25)}
+            scores = []
+            for binary in (True, False):
+                inputs = []
+                for name, array in tensors.items():
+                    inputs.append(tritonhttp.InferInput(name, list(array.shape), "INT64"))
+                    inputs[-1].set_data_from_numpy(array, binary_data=binary)
+                outputs = [tritonhttp.InferRequestedOutput("score", binary_data=binary)]
+                found = client.infer("ncf", inputs, outputs=outputs, request_id="7")
+                assert found.get_response()["id"] == "7"
+                scores.append(found.as_numpy("score").tolist())
+            inputs[-1].set_data_from_numpy(np.arange(25) + 10**9)
+            with pytest.raises(
+                InferenceServerException, match=r"items.item_id\[0\]: got 1000000000"
+            ):
+                client.infer("ncf", inputs)
+        with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            items = {"item_id": list(range(25))}
+            ranked = post(connection, {"user": {"user_id": 3}, "items": items})[1]["items"]
+        return described, scores, ranked
+
+    (described, (binary, plain), ranked), _ = visit([*NCF, *FREE], ask, capsys)
+    assert [one["name"] for one in described["inputs"]] == ["user_id", "item_id"]
+    assert binary == plain
+    assert {item["id"]: item["score"] for item in ranked} == pytest.approx(dict(enumerate(plain)))
 
 
 def test_with_tls_and_a_token(tmp_path: Path, capsys) -> None:

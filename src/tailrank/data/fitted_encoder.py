@@ -94,6 +94,7 @@ def _table_encoder(spec: FeatureSpec, schema: Schema, fitted: TableFit) -> RowEn
             column=feature.source,
             ids=ids,
             allowed=allowed,
+            takes_arrays=feature.encode == "id",
             # Training saw lists, unless there was one id in every row.
             is_list=fitted.pooling_factor[feature.name] != 1.0,
             separator=feature.separator,

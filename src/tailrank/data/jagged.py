@@ -37,6 +37,12 @@ def row_major(columns: Sequence[JaggedColumn]) -> tuple[Ints, Ints]:
     Returns:
         (values_L, offsets), with R * F + 1 offsets.
     """
+    sizes = [_one_size(column) for column in columns]
+    if all(size is not None for size in sizes):
+        num_rows = len(columns[0].length_R)
+        by_row = [column.values_L.reshape(num_rows, -1) for column in columns]
+        ends = np.cumsum(np.tile(np.array(sizes, dtype=np.int64), num_rows))
+        return np.concatenate(by_row, axis=1).reshape(-1), np.concatenate([[0], ends])
     length_RF = np.stack([column.length_R for column in columns], axis=1)
     offsets = np.zeros(length_RF.size + 1, dtype=np.int64)
     np.cumsum(length_RF.reshape(-1), out=offsets[1:])
@@ -45,3 +51,12 @@ def row_major(columns: Sequence[JaggedColumn]) -> tuple[Ints, Ints]:
         first_R = offsets[index : -1 : len(columns)]
         values_L[range_indices(first_R, column.length_R)] = column.values_L
     return values_L, offsets
+
+
+def _one_size(column: JaggedColumn) -> int | None:
+    """The ids that every row has, where all have equally many: such rows lie in a block."""
+    length_R = column.length_R
+    if not len(length_R):
+        return None
+    size = int(length_R[0])
+    return size if bool((length_R == size).all()) else None

@@ -1,6 +1,7 @@
 """Rows from outside, encoded as those that a model was trained on: what a request brings.
 
-A side comes as columns of raw values: numbers, texts, lists of them, None where one is missing. All
+A side comes as columns of raw values: numbers, texts, lists of them, None where one is missing; or
+as arrays, which are read without a Python loop where they hold table rows. All
 faults are named by side, column and row. Knows no file, no request format and no vocabulary.
 
 Legend: R rows of one side, F sparse features of that side, N dense width, L ids.
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError, TailrankError
 from tailrank.data.dataset import empty_side
-from tailrank.data.jagged import Ints, JaggedColumn, row_major
+from tailrank.data.jagged import Ints, JaggedColumn, range_indices, row_major
 from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side, SideFeatures
 
-Values = Sequence[object]
+Values = Sequence[object] | NDArray[Any]
+Column = Values | JaggedColumn
 Floats = NDArray[np.float64]
 IdsOf = Callable[[Values], Ints]
 """Table rows of values, one each; `REFUSED` for a value that is not allowed."""
@@ -43,7 +45,7 @@ class Rows(NamedTuple):
     """
 
     side: Side
-    columns: Mapping[str, Values]
+    columns: Mapping[str, Column]
     num_rows: int
     blame: Callable[[int, str, str], TailrankError] | None = None
 
@@ -52,7 +54,15 @@ class Rows(NamedTuple):
         if self.blame is not None:
             return self.blame(row, column, f"expected {allowed}")
         place = f"user.{column}" if self.side == "user" else f"items.{column}[{row}]"
-        return ConfigError(place, self.columns[column][row], allowed)
+        return ConfigError(place, self._value(column, row), allowed)
+
+    def _value(self, column: str, row: int) -> object:
+        values = self.columns[column]
+        if isinstance(values, JaggedColumn):
+            end = int(values.length_R[: row + 1].sum())
+            return values.values_L[end - int(values.length_R[row]) : end].tolist()
+        value: object = values[row]
+        return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,7 @@ class CategoryColumn:
         column: its name.
         ids: makes table rows of values.
         allowed: which values it takes, in words.
+        takes_arrays: whether `ids` reads an array of whole numbers as it is.
         is_list: rows are lists, of which a missing one is empty; else a missing row is a value.
         separator: cuts texts into lists; None: a text is one value.
         max_length: only the last so many of a list; None: all.
@@ -71,6 +82,7 @@ class CategoryColumn:
     column: str
     ids: IdsOf
     allowed: str
+    takes_arrays: bool = False
     is_list: bool = False
     separator: str | None = None
     max_length: int | None = None
@@ -81,25 +93,40 @@ class CategoryColumn:
         Raises:
             ConfigError: a value is not allowed.
         """
-        values = rows.columns[self.column]
-        if self.separator is not None:
-            values = [
-                (v.split(self.separator) if v else None) if type(v) is str else v for v in values
-            ]
-        kinds = set(map(type, values))
-        if list not in kinds and not (self.is_list and NoneType in kinds):
-            length_R = np.ones(rows.num_rows, dtype=np.int64)
-            flat: Values = values
-        else:
-            lists = [self._as_list(value) for value in values]
-            length_R = np.fromiter(map(len, lists), np.int64, rows.num_rows)
-            flat = list(chain.from_iterable(lists))
+        flat, length_R = self._flat(rows.columns[self.column])
+        if isinstance(flat, np.ndarray) and not (self.takes_arrays and flat.dtype.kind in "iu"):
+            flat = flat.tolist()
         id_L = self.ids(flat)
         refused_L = id_L == REFUSED
         if refused_L.any():
             row = int(np.searchsorted(np.cumsum(length_R), int(refused_L.argmax()), side="right"))
             raise rows.fault(self.column, row, self.allowed)
         return JaggedColumn(id_L, length_R)
+
+    def _flat(self, values: Column) -> tuple[Values, Ints]:
+        """All values, and how many each row has."""
+        if isinstance(values, JaggedColumn):
+            return self._latest(values)
+        if isinstance(values, np.ndarray):
+            return values, np.ones(len(values), dtype=np.int64)
+        if self.separator is not None:
+            values = [
+                (v.split(self.separator) if v else None) if type(v) is str else v for v in values
+            ]
+        kinds = set(map(type, values))
+        if list not in kinds and not (self.is_list and NoneType in kinds):
+            return values, np.ones(len(values), dtype=np.int64)
+        lists = [self._as_list(value) for value in values]
+        length_R = np.fromiter(map(len, lists), np.int64, len(lists))
+        return list(chain.from_iterable(lists)), length_R
+
+    def _latest(self, column: JaggedColumn) -> JaggedColumn:
+        """As much of each row's list as counts."""
+        values_L, length_R = column
+        if self.max_length is None or not (length_R > self.max_length).any():
+            return column
+        kept_R = np.minimum(length_R, self.max_length)
+        return JaggedColumn(values_L[range_indices(np.cumsum(length_R) - kept_R, kept_R)], kept_R)
 
     def _as_list(self, value: object) -> list[object]:
         if type(value) is not list:
@@ -139,6 +166,8 @@ class NumberColumns:
             return np.stack(read, axis=1)
         (name,) = self.columns
         values = rows.columns[name]
+        if isinstance(values, np.ndarray) and values.shape == (rows.num_rows, self.width):
+            return self._numbers(rows, name, values.reshape(-1)).reshape(values.shape)
         flat: list[object] = []
         for row, value in enumerate(values):
             if type(value) is not list or len(value) != self.width:
@@ -147,6 +176,14 @@ class NumberColumns:
         return self._numbers(rows, name, flat).reshape(rows.num_rows, self.width)
 
     def _numbers(self, rows: Rows, name: str, values: Values) -> Floats:
+        if isinstance(values, np.ndarray):
+            if values.ndim == 1 and values.dtype.kind in "fiub":
+                number_L: Floats = values.astype(np.float64)
+                bad_L = ~(np.abs(number_L) <= _FLOAT32_MAX)
+                if self.optional:
+                    bad_L &= ~np.isnan(number_L)
+                return self._refuse(rows, name, number_L, bad_L)
+            values = values.tolist()
         kinds = set(map(type, values))
         missing_L = np.zeros(len(values), dtype=np.bool_)
         if self.optional and NoneType in kinds:
@@ -158,7 +195,12 @@ class NumberColumns:
             # Beyond float32 a number would become infinite.
             bad_L = ~(np.abs(number_L) <= _FLOAT32_MAX) & ~missing_L
         else:
+            number_L = np.zeros(len(values))
             bad_L = np.array([type(value) not in _NUMBERS for value in values])
+        return self._refuse(rows, name, number_L, bad_L)
+
+    def _refuse(self, rows: Rows, name: str, number_L: Floats, bad_L: NDArray[np.bool_]) -> Floats:
+        """The numbers, if none is bad."""
         if bad_L.any():
             per_row = self.width if len(self.columns) < self.width else 1
             raise rows.fault(name, int(bad_L.argmax()) // per_row, self.allowed)
@@ -282,6 +324,7 @@ def row_ids(spec: FeatureSpec, mean_sides: frozenset[Side] = frozenset()) -> Row
             column=feature.name,
             ids=ids_below(limit),
             allowed=f"whole numbers 0 to {limit - 1}",
+            takes_arrays=True,
             is_list=feature.kind == "sequence" or feature.pooling_factor != 1.0,
         )
     return RowEncoder(spec, sources, mean_sides=mean_sides)
@@ -297,6 +340,12 @@ def ids_below(limit: int, first_row: int = 0, missing_row: int = REFUSED) -> Ids
     """
 
     def ids(values: Values) -> Ints:
+        if isinstance(values, np.ndarray):
+            if not len(values) or (values.min() >= 0 and values.max() < limit):
+                row_L: Ints = values.astype(np.int64, copy=False)
+                return row_L + first_row if first_row else row_L
+            inside_L = (values >= 0) & (values < limit)
+            return np.where(inside_L, values.astype(np.int64) + first_row, REFUSED)
         if set(map(type, values)) <= {int}:
             try:
                 id_L = np.fromiter(values, np.int64, len(values))

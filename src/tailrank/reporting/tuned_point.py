@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tailrank.characterization.target import TargetConfig
 from tailrank.core.errors import ConfigError, DataError
+from tailrank.core.fleet import CPU
 from tailrank.core.sla import SLA
 from tailrank.inference.precision import Precision
 from tailrank.reporting.result import read_result
@@ -47,6 +48,8 @@ def read_tuned(folder: Path) -> TunedPoint:
     try:
         target, point = result.config["target"], result.config["operating_point"]
         policy = dict(result.config["tuned"])
+        if set(target["devices"]) != {CPU}:
+            raise ValueError(f"found for {', '.join(target['devices'])}; a server has CPU cores")
         policy["divisions"] = ()  # a list in JSON, and `tune` divides no workers
         policy["sla"] = None if policy["sla"] is None else SLA(**policy["sla"])
         precision = target["precision"]

@@ -1,0 +1,97 @@
+"""What clients are told: bodies are read within limits, faults become a status and a reason.
+
+Every fault of a request is a 4xx that names the field and what is allowed; what is turned away is a
+429 that says when to come again. No feature value is ever logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tailrank.core.errors import ConfigError, Overloaded, RequestError, ServingError
+from tailrank.serving.rank_request import RequestLimits, fault
+
+_log = logging.getLogger(__name__)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def answered(endpoint: Endpoint, *, in_one_text: bool = False) -> Endpoint:
+    """The endpoint, with whatever it raises as a status and a reason.
+
+    Args:
+        endpoint: raises what parsing and the engine raise.
+        in_one_text: an error is one text, as in the Open Inference Protocol; else an object.
+    """
+
+    def error_answer(
+        status: int, error: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Response:
+        if not in_one_text:
+            return json_answer({"error": error}, status, headers)
+        field = error.get("field")
+        text = error["reason"] if field is None else f"{field}: {error['reason']}"
+        return json_answer({"error": text}, status, headers)
+
+    async def told(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except (ConfigError, RequestError) as error:
+            return error_answer(400, fault(error))
+        except Overloaded as error:
+            body = {
+                "reason": str(error),
+                "code": error.reason,
+                "retry_after_ms": error.retry_after_ns / 1e6,
+            }
+            seconds = max(1, math.ceil(error.retry_after_ns / 1e9))
+            return error_answer(429, body, {"Retry-After": str(seconds)})
+        except ServingError as error:
+            return error_answer(503, {"reason": str(error)})
+        except (HTTPException, ClientDisconnect):
+            raise
+        except Exception as error:
+            # Its text may hold feature values.
+            _log.error("a query failed: %s", type(error).__name__)
+            return error_answer(500, {"reason": "the query could not be ranked"})
+
+    return told
+
+
+async def read_body(request: Request, limits: RequestLimits) -> bytes:
+    """The body of a request.
+
+    Raises:
+        HTTPException: 413, it is too large; 408, it does not arrive in time.
+    """
+    most = limits.body_bytes_max
+    too_large = HTTPException(413, f"the body is larger than {most} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds_max):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise too_large
+    except TimeoutError:
+        reason = f"the body did not arrive within {limits.body_seconds_max:g} s"
+        raise HTTPException(408, reason) from None
+    return bytes(body)
+
+
+def json_answer(
+    body: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A body as JSON."""
+    return Response(orjson.dumps(body), status, headers, "application/json")

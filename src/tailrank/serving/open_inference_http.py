@@ -1,0 +1,89 @@
+"""The routes of the Open Inference Protocol: `/v2/…`.
+
+Its errors are an object with one text, `{"error": "…"}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tailrank import __version__
+from tailrank.core.errors import RequestError
+from tailrank.serving.answers import answered, json_answer, read_body
+from tailrank.serving.engine import Engine
+from tailrank.serving.open_inference import (
+    HEADER_LENGTH,
+    describe_model,
+    infer_answer,
+    parse_infer,
+)
+from tailrank.serving.rank_request import RequestLimits
+from tailrank.serving.tensors import features_of, scores_of
+
+_EXTENSIONS = ["binary_tensor_data"]
+
+
+def routes(engine: Engine, limits: RequestLimits) -> list[Route]:
+    """The protocol's routes in front of an engine."""
+
+    async def server(request: Request) -> Response:
+        return json_answer({"name": "tailrank", "version": __version__, "extensions": _EXTENSIONS})
+
+    async def live(request: Request) -> Response:
+        return json_answer({"live": engine.is_alive}, 200 if engine.is_alive else 503)
+
+    async def ready(request: Request) -> Response:
+        return json_answer({"ready": engine.is_ready}, 200 if engine.is_ready else 503)
+
+    async def model(request: Request) -> Response:
+        return _unknown(request, engine) or json_answer(describe_model(engine.model))
+
+    async def model_ready(request: Request) -> Response:
+        unknown = _unknown(request, engine)
+        if unknown is not None:
+            return unknown
+        return json_answer(
+            {"name": engine.model.name, "ready": engine.is_ready}, 200 if engine.is_ready else 503
+        )
+
+    async def infer(request: Request) -> Response:
+        unknown = _unknown(request, engine)
+        if unknown is not None:
+            return unknown
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError("Content-Encoding", "bodies are not taken compressed")
+        body = await read_body(request, limits)
+        served = engine.model
+        asked = parse_infer(body, request.headers.get(HEADER_LENGTH), served, limits)
+        future = engine.submit(features_of(asked.tensors, served, limits), asked.deadline_ns)
+        ranked = await asyncio.wrap_future(future)
+        content, headers = infer_answer(asked, ranked.model, scores_of(ranked))
+        return Response(content, headers=headers)
+
+    found = [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+    ]
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        found += [
+            Route(path, model),
+            Route(f"{path}/ready", model_ready),
+            Route(f"{path}/infer", answered(infer, in_one_text=True), methods=["POST"]),
+        ]
+    return found
+
+
+def _unknown(request: Request, engine: Engine) -> Response | None:
+    """The answer where another model or version is asked for than the one that is served."""
+    name, version = request.path_params["name"], request.path_params.get("version")
+    served = engine.model
+    if name == served.name and version in (None, served.version):
+        return None
+    wanted = name if version is None else f"{name}, version {version}"
+    reason = f"no model {wanted[:60]}; there is {served.name}, version {served.version}"
+    return json_answer({"error": reason}, 404)

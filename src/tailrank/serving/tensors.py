@@ -1,0 +1,205 @@
+"""A query as named tensors: what the Open Inference Protocol carries, over whatever transport.
+
+Every column of raw values is a tensor `NAME`, of (R,), or (R, width) numbers; lists are two of
+them, `NAME.values` (L,) and `NAME.lengths` (R,). R is 1 for the user's columns. A column that both
+sides have is `user.NAME` on the user's. Knows no wire format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tailrank.core.errors import ConfigError, RequestError, closest
+from tailrank.data.jagged import JaggedColumn
+from tailrank.data.row_encoder import CategoryColumn, Column, NumberColumns, Rows
+from tailrank.features import SIDES, FeatureBatch, Side
+from tailrank.serving.model import ServedModel
+from tailrank.serving.rank_request import RequestLimits
+from tailrank.serving.ranking import Ranked
+
+Array = NDArray[Any]
+_SIZES = (1, 2, 4, 8)
+DTYPES: dict[str, str] = {
+    "BOOL": "?",
+    **{f"INT{8 * size}": f"<i{size}" for size in _SIZES},
+    **{f"UINT{8 * size}": f"<u{size}" for size in _SIZES},
+    **{f"FP{8 * size}": f"<f{size}" for size in _SIZES[1:]},
+}
+"""NumPy's name of each data type of the protocol but BYTES, little-endian."""
+BYTES = "BYTES"
+SHAPE_MAX = 3
+"""Dimensions of a tensor, at most."""
+_VALUES, _LENGTHS = ".values", ".lengths"
+
+
+class TensorInfo(NamedTuple):
+    """A tensor as a client is told of it; -1: any length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Source(NamedTuple):
+    """The column that a tensor is of."""
+
+    side: Side
+    column: str
+    reader: CategoryColumn | NumberColumns
+
+
+def sources_of(model: ServedModel) -> dict[str, Source]:
+    """The columns of a model by the names of their tensors."""
+    found = {}
+    for side in SIDES:
+        for column, reader in model.encoder.columns[side].items():
+            shared = side == "user" and column in model.encoder.columns["item"]
+            found[f"user.{column}" if shared else column] = Source(side, column, reader)
+    return found
+
+
+def inputs_of(model: ServedModel) -> list[TensorInfo]:
+    """What a query brings; every column in one of its forms."""
+    found = []
+    for name, (side, _, reader) in sources_of(model).items():
+        rows = 1 if side == "user" else -1
+        if isinstance(reader, NumberColumns):
+            one = len(reader.columns) == reader.width
+            found.append(TensorInfo(name, "FP32", (rows,) if one else (rows, reader.width)))
+            continue
+        datatype = "INT64" if reader.takes_arrays else BYTES
+        if reader.is_list:
+            found.append(TensorInfo(name + _VALUES, datatype, (-1,)))
+            found.append(TensorInfo(name + _LENGTHS, "INT64", (rows,)))
+        else:
+            found.append(TensorInfo(name, datatype, (rows,)))
+    return found
+
+
+def outputs_of(model: ServedModel) -> list[TensorInfo]:
+    """What an answer holds: a score for each item in the order of the query, for each task."""
+    names = ("score",) if len(model.tasks) == 1 else model.tasks
+    return [TensorInfo(name, "FP32", (-1,)) for name in names]
+
+
+def features_of(
+    tensors: Mapping[str, Array], model: ServedModel, limits: RequestLimits
+) -> FeatureBatch:
+    """The features of a query.
+
+    Args:
+        tensors: by name; texts are arrays of objects.
+        model: that ranks it.
+        limits: what it may ask for.
+
+    Raises:
+        RequestError: a tensor is unknown or missing, or there are too many candidates.
+        ConfigError: a tensor has another shape, or a value that is not allowed.
+    """
+    sources = sources_of(model)
+    _refuse_unknown(tensors, sources)
+    columns: dict[Side, dict[str, Column]] = {side: {} for side in SIDES}
+    num_rows: dict[Side, int | None] = {"user": 1, "item": None}
+    for name, (side, column, reader) in sources.items():
+        read = _column(name, reader, tensors)
+        rows = len(read.length_R) if isinstance(read, JaggedColumn) else len(read)
+        wanted = num_rows[side]
+        if wanted is None:
+            _check_items(rows, limits)
+            num_rows[side] = rows
+        elif rows != wanted:
+            raise ConfigError(f"{name}: rows", rows, f"{wanted}, as other {side} tensors have")
+        columns[side][column] = read
+    num_items = num_rows["item"]
+    if num_items is None:
+        raise RequestError("inputs", "the model has no item features to tell candidates by")
+    return model.encoder.features(
+        Rows("user", columns["user"], 1), Rows("item", columns["item"], num_items)
+    )
+
+
+def scores_of(ranked: Ranked) -> dict[str, Array]:
+    """The answer's tensors by name."""
+    scores_BT = ranked.scores.reshape(len(ranked.scores), -1).float().numpy()
+    infos = outputs_of(ranked.model)
+    return {info.name: np.ascontiguousarray(scores_BT[:, t]) for t, info in enumerate(infos)}
+
+
+def check_shape(name: str, shape: Sequence[object], limit: int) -> int:
+    """How many elements a tensor of this shape has.
+
+    Raises:
+        ConfigError: no shape, or of more elements than the limit.
+    """
+    sound = isinstance(shape, list) and 1 <= len(shape) <= SHAPE_MAX
+    if not sound or any(type(size) is not int or not 0 <= size <= limit for size in shape):
+        raise ConfigError(f"{name}: shape", shape, "one to three whole numbers from 0")
+    count = math.prod(shape)  # type: ignore[arg-type]  # whole numbers, just checked
+    if count > limit:
+        raise ConfigError(f"{name}: shape", shape, f"at most {limit} elements")
+    return int(count)
+
+
+def _refuse_unknown(tensors: Mapping[str, Array], sources: Mapping[str, Source]) -> None:
+    known = [*sources]
+    known += [n + end for n, source in sources.items() for end in _ends(source.reader)]
+    for name in tensors:
+        if name not in known:
+            reason = f"no such input; there are {', '.join(sources)}{closest(known, name)}"
+            raise RequestError(name[:60], reason)
+
+
+def _ends(reader: CategoryColumn | NumberColumns) -> tuple[str, ...]:
+    return (_VALUES, _LENGTHS) if isinstance(reader, CategoryColumn) else ()
+
+
+def _column(
+    name: str, reader: CategoryColumn | NumberColumns, tensors: Mapping[str, Array]
+) -> Column:
+    """The column of a tensor, or of the two that lists are made of."""
+    whole = tensors.get(name)
+    values, lengths = (tensors.get(name + end) for end in (_VALUES, _LENGTHS))
+    if whole is not None:
+        if values is not None or lengths is not None:
+            raise RequestError(name, f"either {name}, or {name}{_VALUES} and {name}{_LENGTHS}")
+        return _one_a_row(name, whole, reader)
+    for end, part in ((_VALUES, values), (_LENGTHS, lengths)):
+        if part is None:
+            both = isinstance(reader, CategoryColumn)
+            hint = f"{name}{_VALUES} and {name}{_LENGTHS}, or {name}" if both else name
+            raise RequestError(name, f"missing; expected {hint}: {reader.allowed}")
+        if part.ndim != 1:
+            raise ConfigError(f"{name}{end}: shape", list(part.shape), "one dimension")
+    assert values is not None
+    assert lengths is not None
+    if lengths.dtype.kind not in "iu" or (len(lengths) and lengths.min() < 0):
+        raise RequestError(name + _LENGTHS, "expected whole numbers from 0")
+    # Python's sum knows no overflow.
+    if sum(lengths.tolist()) != len(values):
+        reason = f"{sum(lengths.tolist())} in all; {name}{_VALUES} holds {len(values)}"
+        raise RequestError(name + _LENGTHS, reason)
+    return JaggedColumn(values, lengths.astype(np.int64))
+
+
+def _one_a_row(name: str, whole: Array, reader: CategoryColumn | NumberColumns) -> Column:
+    """A tensor of one value a row, or of `width` numbers; (R, 1) is (R,)."""
+    if isinstance(reader, NumberColumns) and len(reader.columns) < reader.width:
+        if whole.ndim == 2 and whole.shape[1] == reader.width:
+            return whole
+        raise ConfigError(f"{name}: shape", list(whole.shape), f"(rows, {reader.width})")
+    if whole.ndim == 2 and whole.shape[1] == 1:
+        return whole[:, 0]
+    if whole.ndim != 1:
+        raise ConfigError(f"{name}: shape", list(whole.shape), "(rows,) or (rows, 1)")
+    return whole
+
+
+def _check_items(num_items: int, limits: RequestLimits) -> None:
+    if not 1 <= num_items <= limits.items_max:
+        reason = f"{num_items} candidates; expected 1 to {limits.items_max}"
+        raise RequestError("inputs", reason)
