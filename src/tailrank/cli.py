@@ -6,14 +6,16 @@ instant. This module must not know what any verb does.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from cyclopts import App, CycloptsError, Parameter
 
 from tailrank import __version__
-from tailrank.core.errors import TailrankError
+from tailrank.core.errors import ConfigError, TailrankError
 from tailrank.core.exit_codes import ExitCode
 
 # In the order of a first walk through the package, which is also the order of `--help`.
@@ -71,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = words and words[0] in VERBS
         hint = f"tailrank {words[0]} --help" if known else "tailrank --help"
         return _fail(f"{error} See {hint}.")
+    except ConfigError as error:
+        flag = _flag_of(error.field, words[0])
+        return _fail(str(error if flag is None else ConfigError(flag, error.value, error.allowed)))
     except (TailrankError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             return _leave_quietly()
@@ -79,6 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("tailrank: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
     return ExitCode.DONE if code is None else int(code)
+
+
+def _flag_of(field: str, verb: str) -> str | None:
+    """The flag that a setting was typed as, where it has one: who typed it knows no fields."""
+    code = import_module(f"tailrank.commands.{verb}")
+    flags = inspect.signature(getattr(code, verb)).parameters
+    for suffix in ("", "_max", "_max_ns", "_items"):  # a flag has no unit: what is typed has one
+        flag = flags.get(field.removesuffix(suffix))
+        if flag is not None and flag.kind is flag.KEYWORD_ONLY:
+            return f"--{flag.name.replace('_', '-')}"
+    return None
 
 
 def _fail(message: str) -> int:

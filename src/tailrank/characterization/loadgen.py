@@ -122,12 +122,17 @@ def run_loadgen(
         fleet: what the policy predicts with.
 
     Raises:
+        ConfigError: a sample is larger than the policy's queue.
         ServingError: a batch failed; says why.
         DataError: LoadGen wrote no log, or reports an error in it.
     """
     library = draw_schedule(
         config.workload, qps=1e9, num_queries=config.num_samples, payload_for=payload_for
     )
+    largest = max(sample.num_items for sample in library)
+    if largest > config.policy.queue_items_max:
+        allowed = f"queries of up to {config.policy.queue_items_max:,} items, as the queue holds"
+        raise ConfigError("--sizes", config.workload.sizes, allowed)
 
     def serve(queries: Sequence[Query] | OpenInbox, run: RunBatch, **options: Any) -> RunResult:
         result = run_live(
@@ -151,7 +156,6 @@ def run_loadgen(
     inbox = OpenInbox()
     items_max = None
     if config.scenario == "Offline":
-        largest = max(sample.num_items for sample in library)
         items_max = min(config.policy.queue_items_max, max(largest, items_ahead(warm)))
     system = SystemUnderTest(inbox, library, items_max)
 

@@ -86,7 +86,7 @@ def mlperf(
     from tailrank.reporting.console import Console
     from tailrank.reporting.result import Result, write_result
     from tailrank.runtime.live import resolve_workers
-    from tailrank.scheduling.policies import static_baseline_batch
+    from tailrank.scheduling.policies import POLICIES, static_baseline_batch
     from tailrank.workload.schedule import WorkloadConfig
 
     typed = command_line(mlperf, locals())
@@ -118,6 +118,9 @@ def mlperf(
         data=data,
         seed=seed,
     )
+    if profile is None and POLICIES[policy].needs_sla:
+        reason = f"{policy} predicts by a service-time table, and none is named; "
+        raise RequestError("--profile", reason + "tailrank profile makes one")
     table = None if profile is None else ServiceTimeTable.load(profile)
     console = Console(json=json, quiet=quiet)
     loaded = load_target(target_config, console)
@@ -176,6 +179,7 @@ def mlperf(
 
 def _policy(name: str, batch_items: int, sla: SLA | None, delay: str | None) -> PolicyConfig:
     """The policy with those settings that it has; one that it lacks is refused if it was typed."""
+    from tailrank.core.errors import RequestError
     from tailrank.core.sla import parse_duration_ns
     from tailrank.scheduling.policies import POLICIES, PolicyConfig
 
@@ -184,5 +188,7 @@ def _policy(name: str, batch_items: int, sla: SLA | None, delay: str | None) -> 
     if delay is not None or "delay_max_ns" in has:
         settings["delay_max_ns"] = parse_duration_ns(delay or "1ms", "--delay")
     if "sla" in has:
+        if sla is None:
+            raise RequestError("--policy", f"{name} goes by a bound on latency, Offline has none")
         settings["sla"] = sla
     return PolicyConfig(policy=name, batch_items_max=batch_items, **settings)

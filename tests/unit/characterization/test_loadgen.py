@@ -122,6 +122,14 @@ def test_offline_hands_a_slow_model_no_more_than_it_can_finish_once_all_is_issue
     assert items_ahead(cut_off) == pytest.approx(items_ahead(answered) / 2)
 
 
+def test_a_sample_that_no_queue_holds_is_refused_before_anything_runs(tmp_path):
+    """It would never be handed over, and LoadGen waits for it for ever."""
+    policy = PolicyConfig(policy="static", batch_items_max=350, queue_items_max=600)
+    with pytest.raises(ConfigError, match="--sizes: got 'mlperf'; allowed: queries of up to 600"):
+        run_loadgen(config("Offline", policy=policy), tmp_path, null_results)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failing_ranker_is_told_before_loadgen_begins(tmp_path):
     def fail(batch):
         raise ValueError("no such row")
