@@ -63,7 +63,7 @@ def test_more_load_than_the_workers_can_do_is_a_miss(cpu: Path, capsys) -> None:
 
 def test_its_own_queries_are_a_trace(cpu: Path, tmp_path, capsys) -> None:
     out, words = tmp_path / "out", ["simulate", "--profile", str(cpu), "--sla", "p95=20ms"]
-    words += ["--batch", "20"]
+    words += ["--batch-items", "20"]
     first = ["--sizes", "normal:20,5", "--qps", "800", "--duration", "1s", "--out", str(out)]
     _, drawn = run_json(capsys, *words, *first)
     trace = ["--arrivals", f"trace:{out / 'queries.parquet'}", "--qps", "recorded"]
@@ -98,8 +98,8 @@ NOT_A_NUMBER = "time,size\n0,5\nnan,5\n2.5,5\n"
         (["--qps", "many"], "recorded"),
         (["--qps", "recorded"], "only a trace has a recorded rate"),
         (["--qps", "-5"], "above 0"),
-        (["--batch", "0"], "from 1"),
-        (["--delay", "1ms"], "has no such setting"),
+        (["--batch-items", "0"], "--batch-items: got 0; allowed: a whole number from 1"),
+        (["--delay", "1ms"], "--delay: got 1000000; allowed: 0: `static` has no such setting"),
         (["--arrivals", "mmpp:5"], "mmpp:FACTOR,SHARE,LENGTH"),
         (["--arrivals", "weekly"], "diurnal:PERIOD"),
         (["--arrivals", "trace:/nowhere/t.csv"], "/nowhere/t.csv: no such file"),

@@ -56,7 +56,7 @@ class Tenant:
     sizes: str
 
     def __post_init__(self) -> None:
-        parse_query_sizes(self.sizes)
+        WorkloadConfig(sizes=self.sizes, items_limit=self.target.pool.num_items_max)
         if not 0.0 < self.share <= 1.0:
             raise ConfigError("share", self.share, "a number above 0, at most 1")
 

@@ -36,7 +36,7 @@ def simulate(
     workers: int | None = None,
     extrapolate_workers: bool = False,
     policy: str = "static",
-    batch: int | None = None,
+    batch_items: int | None = None,
     delay: str | None = None,
     offload_threshold: int | None = None,
     reject_lost: bool = False,
@@ -69,7 +69,7 @@ def simulate(
         workers: Worker threads; default: as many as the profile had busy at once.
         extrapolate_workers: Allow more workers than that, as if contention grew no further.
         policy: Policy, such as static or coalescing.
-        batch: Most items of a batch; default: under static the largest query spread over all
+        batch_items: Most items of a batch; default: under static the largest query spread over all
             workers, else the largest batch that was profiled.
         delay: Longest wait of a query for company, under coalescing; default: 1ms.
         offload_threshold: Query size from which a query goes to the accelerator as a whole, under
@@ -113,7 +113,7 @@ def simulate(
         sla=agreement,
         sizes=sizes,
         arrivals=arrivals,
-        policy=_policy(policy, fleet, sizes, batch, settings),
+        policy=_policy(policy, fleet, sizes, batch_items, settings),
         qps=_load(qps, arrivals),
         seconds=None if duration is None else parse_duration_ns(duration, "--duration") / 1e9,
         seed=seed,
@@ -175,7 +175,7 @@ def _policy(
     name: str,
     fleet: WhatIfFleet,
     sizes: str,
-    batch: int | None,
+    batch_items: int | None,
     settings: Mapping[str, object],
 ) -> PolicyConfig:
     """The policy with what it can use of these settings; None: it has its default.
@@ -194,12 +194,12 @@ def _policy(
         settings = {**settings, "sla": None}  # everybody is held to it, few policies look at it
     if "delay_max_ns" in own and settings["delay_max_ns"] is None:
         settings = {**settings, "delay_max_ns": _DELAY_NS}
-    if batch is None and name == "static":
+    if batch_items is None and name == "static":
         items_max = parse_query_sizes(sizes).items_max or fleet.items_max
-        batch = static_baseline_batch(items_max, len(fleet.fleet.devices))
+        batch_items = static_baseline_batch(items_max, len(fleet.fleet.devices))
     return PolicyConfig(
         policy=name,
-        batch_items_max=fleet.items_max if batch is None else batch,
+        batch_items_max=fleet.items_max if batch_items is None else batch_items,
         batch_parts_max=fleet.parts_max,
         **{name: value for name, value in settings.items() if value is not None},  # type: ignore[arg-type]
     )

@@ -6,6 +6,11 @@ import re
 from collections.abc import Iterable
 
 
+def percentile_name(percentile: float) -> str:
+    """A percentile inside a metric's name: `p95`, `p99_9`; a dot there ends a subject."""
+    return f"p{percentile:g}".replace(".", "_")
+
+
 def plain_names(texts: Iterable[str], kind: str) -> dict[str, str]:
     """A name for each text: lower case letters, digits and _, each name once.
 

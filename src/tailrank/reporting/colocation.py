@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -11,7 +10,7 @@ from tailrank.characterization.colocation import JointLoad, Tenant
 from tailrank.characterization.contention import OTHERS_LOADS, Cell, Contention
 from tailrank.characterization.worker_division import Colocation, PlanCapacity
 from tailrank.core.measurement import Validity
-from tailrank.core.names import plain_names
+from tailrank.core.names import percentile_name, plain_names
 from tailrank.reporting.tables import number, table_of
 
 _RATIOS = ("latency_ns_p50", "latency_ns_p95", "latency_ns_p99", "service_ns_per_item")
@@ -48,7 +47,7 @@ def _metrics_of_best(load: JointLoad, best: PlanCapacity) -> dict[str, float]:
         flat[f"{name}.{kind}qps"] = own.offered_qps
         for percentile in sorted({95.0, 99.0, tenant.sla.percentile}):
             value_ns = own.summary.percentile(percentile).value
-            flat[f"{name}.{kind}latency_ms_p{_plain(percentile)}"] = value_ns / 1e6
+            flat[f"{name}.{kind}latency_ms_{percentile_name(percentile)}"] = value_ns / 1e6
     return flat
 
 
@@ -137,8 +136,3 @@ def _named(tenants: Sequence[Tenant]) -> list[tuple[Tenant, str]]:
 def _plan_name(one: PlanCapacity) -> str:
     """`divided 1+1` as a metric has it: `divided_1_1`."""
     return one.plan.name.replace(" ", "_").replace("+", "_")
-
-
-def _plain(percentile: float) -> str:
-    """99.9 as a metric's name may hold it: `99_9`."""
-    return f"{percentile:g}".replace(".", "_") if math.isfinite(percentile) else "100"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tailrank.core.names import percentile_name
 from tailrank.reporting.report_data import ComparedMetric, ReportData
 from tailrank.reporting.result import Result
 from tailrank.reporting.tables import metric_label, number
@@ -109,7 +110,7 @@ def _simulated(result: Result, columns: ReportData) -> Headline | None:
     offered = metrics.get("simulated.offered_qps")
     if offered is None or sla is None:
         return None
-    name = f"simulated.latency_ms_p{sla.percentile:g}"
+    name = f"simulated.latency_ms_{percentile_name(sla.percentile)}"
     latency, bound = metrics[name], str(sla).replace(" ", "\N{NO-BREAK SPACE}")
     capacity = metrics.get("simulated.capacity_qps")
     if capacity is None:
@@ -164,13 +165,16 @@ def _capacity_figures(result: Result, columns: ReportData) -> list[Figure]:
             )
         )
     sla = columns.sla
-    name = f"tuned.latency_ms_p{sla.percentile:g}" if sla is not None else "tuned.latency_ms_p95"
+    percentile = 95.0 if sla is None else sla.percentile
+    name = f"tuned.latency_ms_{percentile_name(percentile)}"
     if (latency := metrics.get(name)) is not None:
-        percentile = name.rpartition("_")[2]
         limit = f", limit {sla.latency_ms:g} ms" if sla is not None else ""
         figures.append(
             Figure(
-                number(latency), "ms", f"{percentile} at that load{limit}", _interval(result, name)
+                number(latency),
+                "ms",
+                f"p{percentile:g} at that load{limit}",
+                _interval(result, name),
             )
         )
     if (ratio := _ratio(metrics)) is not None:

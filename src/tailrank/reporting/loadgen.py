@@ -10,6 +10,7 @@ import numpy as np
 from tailrank.core.exit_codes import ExitCode
 from tailrank.core.latency import LatencySummary
 from tailrank.core.measurement import Validity
+from tailrank.core.names import percentile_name
 from tailrank.runtime.record import QueryOutcome
 
 if TYPE_CHECKING:  # it needs an extra
@@ -35,7 +36,7 @@ def metrics(config: LoadGenConfig, run: LoadGenRun) -> dict[str, float]:
         summary = LatencySummary.of(run.result.latency_ns)
         for percentile in {50.0, 99.0, config.sla.percentile}:
             value_ns = summary.percentile(percentile).value
-            found[f"latency_ms_p{percentile:g}"] = value_ns / 1e6
+            found[f"latency_ms_{percentile_name(percentile)}"] = value_ns / 1e6
         delay = LatencySummary.of(run.issue_delay_ns.astype(np.float64))
         found["loadgen_latency_ms_p99"] = run.verdict.latency_ns_p99 / 1e6
         found["issue_delay_ms_p99"] = delay.percentile(99.0).value / 1e6
@@ -53,7 +54,10 @@ def intervals(config: LoadGenConfig, run: LoadGenRun) -> dict[str, tuple[float, 
         return {}
     summary = LatencySummary.of(run.result.latency_ns)
     estimates = {p: summary.percentile(p) for p in {50.0, 99.0, config.sla.percentile}}
-    return {f"latency_ms_p{p:g}": (e.low / 1e6, e.high / 1e6) for p, e in estimates.items()}
+    return {
+        f"latency_ms_{percentile_name(p)}": (e.low / 1e6, e.high / 1e6)
+        for p, e in estimates.items()
+    }
 
 
 def validity(run: LoadGenRun, found: dict[str, float]) -> Validity:

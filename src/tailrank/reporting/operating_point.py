@@ -10,6 +10,7 @@ import numpy as np
 
 from tailrank.characterization.operating_point import OperatingPoint, PolicyCapacity
 from tailrank.core.measurement import Measurement, Validity
+from tailrank.core.names import percentile_name
 from tailrank.reporting.live_rows import BusyBatch, PromiseRow
 from tailrank.reporting.report_data import (
     CapacityPoint,
@@ -69,7 +70,8 @@ def intervals(point: OperatingPoint) -> dict[str, tuple[float, float]]:
         found[f"{prefix}.capacity_qps"] = (contender.live.low_qps, contender.live.high_qps)
         percentile = point.config.sla.percentile
         estimate = contender.live.at.summary.percentile(percentile)
-        found[f"{prefix}.latency_ms_p{percentile:g}"] = (estimate.low / 1e6, estimate.high / 1e6)
+        name = f"{prefix}.latency_ms_{percentile_name(percentile)}"
+        found[name] = (estimate.low / 1e6, estimate.high / 1e6)
     return found
 
 
@@ -158,7 +160,7 @@ def _items_per_s(capacity: Capacity) -> float:
 def _latencies_ms(point: OperatingPoint, at: Measurement) -> dict[str, float]:
     """p95, p99, the SLA's percentile and the maximum of a run, in ms; inf if unanswered."""
     percentiles = {95.0, 99.0, point.config.sla.percentile}
-    found = {f"p{p:g}": at.summary.percentile(p).value / 1e6 for p in sorted(percentiles)}
+    found = {percentile_name(p): at.summary.percentile(p).value / 1e6 for p in sorted(percentiles)}
     return {**found, "max": at.summary.max_ns / 1e6}
 
 

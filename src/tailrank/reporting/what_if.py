@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tailrank.characterization.what_if import WhatIf, WhatIfResult
 from tailrank.core.measurement import Validity
+from tailrank.core.names import percentile_name
 from tailrank.reporting.operating_point import query_times
 from tailrank.reporting.report_data import LatencyCurve, ReportData, SLALimit
 
@@ -65,4 +66,4 @@ def report_data(question: WhatIf, found: WhatIfResult) -> ReportData:
 
 
 def _latency_name(percentile: float) -> str:
-    return f"simulated.latency_ms_p{percentile:g}"
+    return f"simulated.latency_ms_{percentile_name(percentile)}"
