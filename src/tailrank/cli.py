@@ -90,8 +90,10 @@ def _flag_of(field: str, verb: str) -> str | None:
     """The flag that a setting was typed as, where it has one: who typed it knows no fields."""
     code = import_module(f"tailrank.commands.{verb}")
     flags = inspect.signature(getattr(code, verb)).parameters
-    for suffix in ("", "_max", "_max_ns", "_items"):  # a flag has no unit: what is typed has one
-        flag = flags.get(field.removesuffix(suffix))
+    # A flag has no unit, for what is typed has one; and one seed is for all that is drawn.
+    names = [field.removesuffix(end) for end in ("", "_max", "_max_ns", "_items")]
+    for name in (*names, "seed") if field.endswith("_seed") else names:
+        flag = flags.get(name)
         if flag is not None and flag.kind is flag.KEYWORD_ONLY:
             return f"--{flag.name.replace('_', '-')}"
     return None

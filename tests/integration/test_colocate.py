@@ -11,6 +11,7 @@ from tests.integration.verbs import run_json
 from tailrank.cli import main
 from tailrank.commands.colocate import parse_models
 
+PAIR = ("preset:ncf=p95=5ms", "preset:ncf=p95=6ms", "--scale", "0.01")
 SMALL = ("--sizes", "fixed:8", "--duration", "10ms", "--profile-budget", "60s")
 
 
@@ -52,7 +53,15 @@ def test_shares_that_nobody_named_are_even() -> None:
         (["preset:ncf=p95=5ms@1.2.3", "preset:ncf=p95=5ms"], "allowed: TARGET=pPERCENTILE"),
         (
             ["preset:ncf=p95=0ms", "preset:ncf=p95=5ms"],
-            "--sla: got 'p95=0ms'; allowed: a time above",
+            "models: got 'p95=0ms'; allowed: a time above",
+        ),
+        (
+            [*PAIR, "--profile-budget", "1us", "--workers", "1"],
+            "--profile-budget: 2.5e-07 s hold one batch of",
+        ),
+        (
+            [*PAIR, "--sizes", "fixed:900000"],
+            "--sizes: got 'fixed:900000'; allowed: sizes up to",
         ),
         (["preset:ncf=p95=5ms@0.9", "preset:ncf=p95=5ms@0.3"], "add up to 1"),
         (["preset:ncf=p95=5ms@1", "preset:ncf=p95=5ms"], "add up to 1, or leave some over"),

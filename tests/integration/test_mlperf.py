@@ -52,6 +52,10 @@ def test_a_bound_that_no_ranker_keeps_is_a_result(model: Path, tmp_path: Path, c
         (["--scenario", "Server", "--qps", "5", "--delay", "1ms"], "--delay: got 1000000"),
         (["--scenario", "Server", "--qps", "5", "--batch-items", "0"], "--batch-items: got 0"),
         (["--scenario", "Sideways"], "Sideways"),
+        (
+            ["--scenario", "Server", "--qps", "5", "--seed", "-1"],
+            "--seed: got -1; allowed: a whole",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

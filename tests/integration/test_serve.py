@@ -260,7 +260,7 @@ def value(described: dict[str, Any]) -> Any:
         ([*NCF, "--host", "300.1.1.1"], "cannot listen on 300.1.1.1"),
         ([*NCF, "--policy", "best"], "policy: got 'best'"),
         ([*NCF, "--policy", "slack"], "--profile: missing"),
-        ([*NCF, "--delay", "1ms"], "delay_max_ns"),
+        ([*NCF, "--delay", "1ms"], "--delay: got 1000000"),
         ([*NCF, "--workers", "9999"], "--workers: got 9999"),
         ([*ANY, "--executor", "fibres"], "--executor: got 'fibres'"),
         ([*NCF, "--token-file", "/nowhere"], "--token-file: /nowhere"),

@@ -150,7 +150,10 @@ TUNE = ["tune", "preset:dlrm-rmc1", "--scale", "0.0001", "--sla", "p95=10ms"]
         (["compare"], "RUNS: no folder is named; name two or more"),
         (["compare", "/nowhere/a", "/nowhere/b"], "/nowhere/a: no such folder; expected one that"),
         (["train", "dlrm", "--data", "synthetic:rows=banana"], "banana"),
-        (["train", "dlrm", "--data", "synthetic:rows=800", "--bottom-mlp", "0-4"], "positive"),
+        (
+            ["train", "dlrm", "--data", "synthetic:rows=800", "--bottom-mlp", "0-4"],
+            "whole numbers from 1 joined",
+        ),
         (["train", "dlrm", "--data", "synthetic:rows=800", "--features", "item_0"], "two features"),
         (["tune", "preset:dlrm-rmc9", "--sla", "p95=10ms"], "dlrm-rmc1"),
         (["tune", "/nowhere/model", "--sla", "p95=10ms"], "/nowhere/model: no such folder"),

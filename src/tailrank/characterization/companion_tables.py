@@ -104,7 +104,7 @@ def measure_tenants(
                 table = measure_profile(tenant.target, profile, advance, announce, beside=beside)
             except RequestError as error:
                 each = f"{error.reason} for each of {2 * len(tenants)} tables"
-                raise RequestError(error.field, each) from None
+                raise RequestError("--profile-budget", each) from None
             measured.append(table)
     names = [tenant.name for tenant in tenants]
     pairs = zip(names, measured[::2], measured[1::2], strict=True)

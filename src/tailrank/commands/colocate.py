@@ -183,7 +183,7 @@ def _load_tenants(
                 scale=scale if target.startswith(PRESET_PREFIX) else 1.0,
                 seed=seed,
             ),
-            SLA.parse(sla),
+            SLA.parse(sla, "models"),
             share,
         )
         for target, sla, share in parse_models(models)
