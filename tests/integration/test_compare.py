@@ -91,6 +91,22 @@ def test_rows_of_one_class_are_compared_by_what_they_have(runs, tmp_path: Path, 
     assert "AUC is undefined: all 1,000 rows have label 0" in printed.err
 
 
+def test_a_task_without_labels_leaves_the_other_to_be_compared(
+    runs, tmp_path: Path, capsys
+) -> None:
+    folders = [shutil.copytree(run, tmp_path / run.name) for run in runs]
+    for folder in folders:
+        scored, fingerprint = load_scores(folder)
+        save_scores(folder, {"clicked": scored["label"], "bought": BinaryMetrics()}, fingerprint)
+    assert main(["compare", *map(str, folders), "--resamples", "100", "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)["metrics"]
+    differences = {name for name in found if name.endswith("_difference")}
+    assert "good.clicked.auc_difference" in differences
+    assert not [name for name in differences if "bought" in name]
+    assert "every metric of bought is undefined" in printed.err
+
+
 def test_other_data_is_refused(runs, tmp_path: Path, capsys) -> None:
     other = train(tmp_path / "other", data=DATA.replace("seed=3", "seed=4"))
     assert main(["compare", str(runs[0]), str(other)]) == 2

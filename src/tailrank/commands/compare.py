@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -174,33 +175,40 @@ def _differences(
     runs: list[_Run], rows: list[RunRow], resamples: int, seed: int, progress: Progress
 ) -> list[ComparedMetric]:
     """How every run after the first differs from it, metric by metric."""
-    from tailrank.metrics import PairedMetric, paired_bootstrap
+    from tailrank.metrics import PairedMetric, paired_bootstraps
     from tailrank.reporting.report_data import ComparedMetric
 
     first, others = runs[0].scored, runs[1:]
-    wanted = [  # of each task, metric by metric
-        (f"{task}.{metric}" if len(first) > 1 else metric, task, metric)
+    named = {  # of each task, what the metrics are called that its rows have
+        task: {
+            metric: name
+            for metric in get_args(PairedMetric)
+            if (name := f"{task}.{metric}" if len(first) > 1 else metric) in rows[0].metrics
+        }
         for task in first
-        for metric in get_args(PairedMetric)
-    ]
-    wanted = [row for row in wanted if row[0] in rows[0].metrics]
+        if len(first[task].scores)
+    }
     found: list[ComparedMetric] = []
-    total = len(others) * len(wanted) * resamples
+    compared, total = 0, len(others) * len(named) * resamples
 
-    def drawn(done: int) -> None:
-        progress.count(len(found) * resamples + done, total, "draws")
+    def drawn(before: int, done: int) -> None:
+        progress.count(before + done, total, "draws")
 
     for run in others:
-        for name, task, metric in wanted:
-            value, low, high = paired_bootstrap(
+        for task, names in named.items():
+            differences = paired_bootstraps(
                 run.scored[task].scores,
                 first[task].scores,
                 first[task].labels,
                 first[task].groups,
-                metric=metric,
+                metrics=list(names),
                 num_resamples=resamples,
                 seed=seed,
-                progress=drawn,
+                progress=partial(drawn, compared),
             )
-            found.append(ComparedMetric(run=run.name, metric=name, value=value, low=low, high=high))
+            compared += resamples
+            found += [
+                ComparedMetric(run=run.name, metric=name, value=value, low=low, high=high)
+                for name, (value, low, high) in zip(names.values(), differences, strict=True)
+            ]
     return found

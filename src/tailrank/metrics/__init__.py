@@ -1,7 +1,12 @@
 """How well scores rank and predict binary labels, and how sure a difference is."""
 
 from tailrank.metrics.binary_metrics import BinaryMetrics, MetricValues, known_by_task
-from tailrank.metrics.bootstrap import GROUP_METRICS, PairedMetric, paired_bootstrap
+from tailrank.metrics.bootstrap import (
+    GROUP_METRICS,
+    PairedMetric,
+    paired_bootstrap,
+    paired_bootstraps,
+)
 from tailrank.metrics.ranking import DEPTH, PROBABILITY_MIN, GroupValues, auc, logloss, per_group
 
 __all__ = [
@@ -16,5 +21,6 @@ __all__ = [
     "known_by_task",
     "logloss",
     "paired_bootstrap",
+    "paired_bootstraps",
     "per_group",
 ]

@@ -13,6 +13,7 @@ from tailrank.metrics import (
     PairedMetric,
     bootstrap,
     paired_bootstrap,
+    paired_bootstraps,
     per_group,
     ranking,
 )
@@ -154,6 +155,24 @@ def test_draws_in_blocks_equal_draws_one_by_one(
     wanted = (whole[0] - whole[1], *np.percentile(drawn, [2.5, 97.5]))
     assert found == pytest.approx(wanted, rel=1e-12, abs=1e-14)
     assert told == [7, 14, 21, 28, 35, 40]
+
+
+def test_metrics_together_are_those_of_one_at_a_time() -> None:
+    rng = np.random.default_rng(4)
+    good, poor = np.round(rng.random((2, 120)), 1)
+    labels, groups = rng.random(120) < good, rng.integers(15, size=120)
+    told: list[int] = []
+    metrics = get_args(PairedMetric)
+    together = paired_bootstraps(
+        good, poor, labels, groups, metrics=metrics, num_resamples=50, progress=told.append
+    )
+    for metric, found in zip(metrics, together, strict=True):
+        assert found == paired_bootstrap(
+            good, poor, labels, groups, metric=metric, num_resamples=50
+        )
+    assert told == [32, 50]  # a draw is one of all metrics, so that none takes longer than others
+    with pytest.raises(ConfigError, match="groups"):
+        paired_bootstraps(good, poor, labels, metrics=["auc", "grouped_auc"])
 
 
 def test_draws_without_both_classes_are_left_out() -> None:
