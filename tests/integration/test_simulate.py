@@ -76,6 +76,18 @@ def test_its_own_queries_are_a_trace(cpu: Path, tmp_path, capsys) -> None:
     assert "trace's 800 queries" in replayed["config"]["notes"][0]
 
 
+def test_a_percentile_with_a_fraction_has_one_name_everywhere(cpu: Path, tmp_path, capsys) -> None:
+    """A dot in a metric's name ends its subject."""
+    words = ["simulate", "--profile", str(cpu), "--sizes", "normal:20,5", "--qps", "300"]
+    words += ["--sla", "p99.9=500ms", "--duration", "20s", "--out", str(tmp_path / "out")]
+    code, result = run_json(capsys, *words)
+    assert code == 0
+    name = "simulated.latency_ms_p99_9"
+    assert 0 < result["intervals"][name][0] <= result["metrics"][name]
+    assert not [each for each in result["metrics"] if each.count(".") != 1]
+    assert "p99.9 at that load" in (tmp_path / "out/report.html").read_text()
+
+
 def test_an_assumption_is_said_even_when_quiet(cpu: Path, capsys) -> None:
     words = ["simulate", "--profile", str(cpu), *WORDS, "--workers", "4", "--qps", "900"]
     assert main([*words, "--extrapolate-workers", "--quiet"]) == 0

@@ -10,6 +10,9 @@ from tests.integration.verbs import charts, run_json, with_time
 
 from tailrank.characterization.load_test import LoadTest
 from tailrank.cli import main
+from tailrank.core.service_time import ServiceTimeTable
+from tailrank.inference import load
+from tailrank.inference.eager import EagerRanker
 from tailrank.reporting.result import read_result
 
 WORDS = ["--sla", "p90=500ms", "--sizes", "fixed:20", "--workers", "1"]
@@ -110,6 +113,50 @@ def test_coalescing_can_be_tuned(model: Path, profile: str, tmp_path: Path) -> N
     words += ["--budget", "4s"]
     assert main(["tune", str(model), *WORDS, *words, "--out", str(out)]) == 0
     assert read_result(out / "result.json").metrics["coalescing.simulated_capacity_qps"] > 0
+
+
+def test_large_queries_are_offloaded_to_a_second_device(
+    model: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """A CPU ranker stands in for the GPU: what is tested is the way from the flag to the result."""
+
+    class Standin(EagerRanker):
+        device = "cuda"
+
+    def load_either(path: Path, *, device: str, **options):
+        if device != "cuda":
+            return load(path, device=device, **options)
+        ranker, record = load(path, device="eager", **options)
+        return Standin(ranker.model), record
+
+    monkeypatch.setattr("tailrank.kernels.cuda.why_unavailable", lambda: None)
+    monkeypatch.setattr("tailrank.characterization.target.load", load_either)
+    monkeypatch.setattr("tailrank.characterization.service_time._REPEATS_MAX", 1)
+    out = tmp_path / "out"
+    words = ["tune", str(model), "--sla", "p50=500ms", "--sizes", "fixed:20", "--workers", "1"]
+    words += ["--devices", "cpu,cuda", "--policy", "offload", "--simulate-only", "--out", str(out)]
+    assert with_time(words, 6, capsys) == 0
+    result = read_result(out / "result.json")
+    assert result.metrics["best_offload.offload_threshold_items"] == 20
+    assert result.metrics["best_offload.simulated_capacity_qps"] > 0
+    assert result.config["operating_point"]["accelerators"] == ["cuda"]
+    tables = [ServiceTimeTable.load(out / name) for name in ("profile.json", "profile-cuda.json")]
+    assert [table.device.split()[0] for table in tables] == ["cpu", "cuda"]
+    assert main([*words, "--profile", str(out / "profile.json"), "--overwrite"]) == 2
+    assert "--profile: is of one device" in capsys.readouterr().err
+
+
+def test_devices_that_are_not_here_are_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("tailrank.kernels.cuda.why_unavailable", lambda: "torch finds no GPU")
+    words = ["tune", "preset:dlrm-rmc1", "--sla", "p95=10ms", "--devices", "cpu,cuda"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("tailrank: error: --devices: no cuda here: torch finds no GPU; leave")
+    assert error.count("\n") == 1
+    assert not out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_ranker_that_fails_is_an_error_and_not_a_missed_sla(
