@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import tritonclient.http as tritonhttp
 from tests.fleets import line_table
@@ -283,3 +284,36 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys) -> None:
         port = str(taken.getsockname()[1])
         assert main([*NCF, "--port", port, "--quiet"]) == 2
     assert f"--port: cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_two_stages_take_ids_and_share_the_workers(tmp_path: Path, capsys) -> None:
+    # What both models read.
+    users = {"user_id": [0, 1], "profile": [[3], [4]], "behaviours": [[5, 6], [7]]}
+    items = {"item_id": [n % 20 for n in range(100)], "candidate": [[n % 50] for n in range(100)]}
+    ids = [f"i{n}" for n in range(100)]
+    for name, columns in (
+        ("users", {"id": ["a", "b"], **users, "context": [[1], [2]]}),
+        ("items", {"id": ids, **items, "ad": [[n] for n in range(100)]}),
+    ):
+        pl.DataFrame(columns).write_parquet(tmp_path / f"{name}.parquet")
+    words = ["serve", "--scale", "0.001", "--sla", "p99=60s", "--executor", "threads", *FREE]
+    words += ["--stage", "preset:ncf:keep=7", "--stage", "preset:din"]
+    for side in ("user", "item"):
+        words += [f"--{side}-features", str(tmp_path / f"{side}s.parquet")]
+
+    def ask(host: str, port: int) -> tuple:
+        with closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+            first = post(connection, {"user_id": "b", "item_ids": ids, "top_k": 5})
+            return first, post(connection, {"user_id": "c", "item_ids": ids})
+
+    ((status, answer), (refused, error)), said = visit(words, ask, capsys)
+    assert (status, refused) == (200, 400)
+    assert len(answer["items"]) == 5
+    assert [(one["model"], one["items"]) for one in answer["stages"]] == [("ncf", 100), ("din", 7)]
+    assert error["error"]["field"] == "user_id"
+    assert "serves ncf (keeps 7) and din, version" in said
+    assert main([*words, "--policy", "slack"]) == 2
+    assert main([*words, "--profile", "p.json"]) == 2
+    assert main([*words[:1], "preset:ncf", *words[1:]]) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[2].strip() for line in shown] == ["--policy", "--profile", "TARGET"]

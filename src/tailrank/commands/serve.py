@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from tailrank.core.fleet import Fleet
     from tailrank.core.sla import SLA
     from tailrank.features import Side
+    from tailrank.inference.cascade import StageName
     from tailrank.reporting.console import Console
     from tailrank.reporting.tuned_point import TunedPoint
     from tailrank.scheduling.policies import PolicyConfig
+    from tailrank.serving.engine import Engine
     from tailrank.serving.model import FeatureFile, ServedModel
 
 # The largest query of DeepRecSys' production sizes, which all workers rank together by default.
@@ -25,6 +27,7 @@ _LARGEST_QUERY = 1000
 def serve(
     target: str | None = None,
     *,
+    stage: list[str] | None = None,
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     sla: str | None = None,
     host: str = "127.0.0.1",
@@ -61,6 +64,8 @@ def serve(
 
     Args:
         target: Folder of a trained model, or preset:NAME with random weights; default: the tuned.
+        stage: In place of a target, several: MODEL:keep=K passes its K best candidates on to the
+            next, and MODEL ranks those that are left, all within one deadline.
         from_: Folder that tailrank tune wrote: its policy, workers, SLA and profile are taken.
         sla: Percentile and limit, as in p99=20ms: a query that would be answered later is turned
             away, unless it brings a deadline of its own.
@@ -102,6 +107,7 @@ def serve(
     from tailrank.serving.model import open_model, with_tables
     from tailrank.serving.rank_request import RequestLimits
     from tailrank.serving.server import ServerConfig, address, listen, run_server
+    from tailrank.serving.stages import Filter
 
     tuned = None if from_ is None else read_tuned(from_)
     server = ServerConfig(
@@ -109,7 +115,11 @@ def serve(
     )
     limits = RequestLimits(body_bytes_max=max_body, items_max=max_items)
     token = None if token_file is None else _token(token_file)
-    target_config = _target_config(target, tuned, scale, user_tables, precision, seed)
+    names = _stage_names(stage, target)
+    targets = [
+        _target_config(name.target or None, tuned, scale, user_tables, precision, seed)
+        for name in names
+    ]
     bound = _sla(sla, tuned)
     num_workers = resolve_workers(tuned.num_workers if tuned and workers is None else workers)
     chosen = _policy(policy, batch_items, delay, num_workers, bound, tuned)
@@ -121,19 +131,30 @@ def serve(
         executor=parse_executor(executor),
     )
     console = Console(quiet=quiet)
+    if len(names) > 1:
+        _check_stages(chosen, profile)
     _check_profile(chosen, profile or (tuned and tuned.profile))
     with listen(server) as sock:
         with console.progress("load") as progress:
-            model = open_model(target_config, console.note, progress.count_bytes)
+            opened = {
+                each.target: open_model(each, console.note, progress.count_bytes)
+                for each in targets
+            }
             progress.begin("features")
-            (model,) = with_tables({target_config.target: model}, files, console.note)
-        fleet = _fleet(profile, tuned, model, num_workers, console)
-        _check_profile(chosen, fleet)
-        engine = Engine(model, config, fleet)
+            *others, model = with_tables(opened, files, console.note)
+        filters = [
+            Filter(model=other, keep=name.keep or 1)
+            for other, name in zip(others, names, strict=False)
+        ]
+        fleet = None
+        if not filters:
+            fleet = _fleet(profile, tuned, model, num_workers, console)
+            _check_profile(chosen, fleet)
+        engine = Engine(model, config, fleet, filters)
         engine.start()
         try:
             console.note(
-                f"{address(sock, server)} serves {model.name}, version {model.version}, {bound}: "
+                f"{address(sock, server)} serves {_shown(engine)}, {bound}: "
                 f"{chosen.policy}, batches of up to {chosen.batch_items_max} items, "
                 f"workers: {num_workers} {engine.placed}"
             )
@@ -143,6 +164,36 @@ def serve(
     stats = engine.stats
     console.note(f"stopped: {stats.queries:,} queries answered, {stats.shed.total():,} turned away")
     return ExitCode.DONE
+
+
+def _stage_names(stages: list[str] | None, target: str | None) -> tuple[StageName, ...]:
+    """The stages that were named; a target is the only one, and none is what was tuned."""
+    from tailrank.core.errors import RequestError
+    from tailrank.inference.cascade import StageName, parse_stages
+
+    if not stages:
+        return (StageName(target=target or ""),)
+    if target is not None:
+        raise RequestError("TARGET", "name one model, or several by --stage")
+    return parse_stages(stages)
+
+
+def _check_stages(chosen: PolicyConfig, profile: Path | None) -> None:
+    """Refuse what needs service times of every stage: a profile is of one model."""
+    from tailrank.core.errors import RequestError
+    from tailrank.scheduling.policies import POLICIES
+
+    if profile is not None:
+        raise RequestError("--profile", "is of one model; leave it out of stages")
+    if POLICIES[chosen.policy].needs_sla:
+        reason = f"`{chosen.policy}` predicts by a profile, which is of one model; name another"
+        raise RequestError("--policy", reason)
+
+
+def _shown(engine: Engine) -> str:
+    """What is served, in words."""
+    through = "".join(f"{each.model.name} (keeps {each.keep}) and " for each in engine.filters)
+    return f"{through}{engine.model.name}, version {engine.model.version}"
 
 
 def _feature_files(

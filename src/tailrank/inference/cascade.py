@@ -51,12 +51,15 @@ def parse_stages(texts: Sequence[str]) -> tuple[StageName, ...]:
     """Read all stages, the lightest first.
 
     Raises:
-        ConfigError: fewer than two, a wrong one, one without `keep` before the last, one with it
-            there, or one that keeps as many as the one before it.
+        ConfigError: fewer than two, a wrong one, one that is there twice, one without `keep` before
+            the last, one with it there, or one that keeps as many as the one before it.
     """
     stages = tuple(StageName.parse(text) for text in texts)
     if len(stages) < 2:
         raise ConfigError("--stage", list(texts), f"at least two: {_FORM}")
+    targets = [stage.target for stage in stages]
+    if len(set(targets)) < len(targets):
+        raise ConfigError("--stage", list(texts), "another model in each stage")
     room = None
     for text, stage in zip(texts, stages, strict=True):
         if (stage.keep is None) != (stage is stages[-1]):

@@ -6,8 +6,9 @@ clock, no lock and no model; whoever calls it holds a lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tailrank.core.errors import Overloaded
 
@@ -17,20 +18,26 @@ _LEARNING_RATE = 0.1
 _CORRECTION = (0.25, 4.0)
 
 
+Predict = Callable[[int], float]
+"""Service time of a batch of so many items, in ns."""
+
+
 @dataclass(slots=True, eq=False)
 class OpenWork:
     """What an admitted query still costs.
 
     Args:
-        num_items: its size.
-        items_left: items that are not done.
-        work_ns: predicted work of those.
+        num_items: its items, of all stages.
+        work_ns: predicted work of what is not done.
+        item_ns: of it, that of one item, in this stage and in those to come.
+        later_ns: how long the stages after each of these take, at least.
         is_waiting: no part of it has been started.
     """
 
     num_items: int
-    items_left: int
     work_ns: float
+    item_ns: list[float]
+    later_ns: list[float]
     is_waiting: bool = True
 
 
@@ -38,21 +45,24 @@ class Admission:
     """Counts open work in predicted nanoseconds of one worker.
 
     Args:
-        predict_ns: service time of a batch of so many items.
+        predict_ns: of the model.
         batch_items_max: queries are cut into parts of at most so many items.
         num_workers: that share the work.
         items_max: most items that may be open at once.
+        filters_predict_ns: of models that choose candidates for it, in their order.
     """
 
     def __init__(
         self,
-        predict_ns: Callable[[int], float],
+        predict_ns: Predict,
         *,
         batch_items_max: int,
         num_workers: int,
         items_max: int,
+        filters_predict_ns: Sequence[Predict] = (),
     ) -> None:
         self._predict_ns, self._batch_items_max = predict_ns, batch_items_max
+        self._filters_predict_ns = filters_predict_ns
         self._num_workers, self._items_max = num_workers, items_max
         self._correction = 1.0
         self._work_ns = 0.0
@@ -63,19 +73,21 @@ class Admission:
         self.num_items = 0
         """Items of all that are open."""
 
-    def admit(self, num_items: int, limit_ns: int) -> OpenWork:
+    def admit(self, num_items: int, limit_ns: int, filtered: Sequence[int] = ()) -> OpenWork:
         """Take a query in.
 
         Args:
-            num_items: its size.
-            limit_ns: the time it has, from now.
+            num_items: its size, when it comes to the model.
+            limit_ns: the time it has, from now, for all stages.
+            filtered: its size when it comes to each of the filters, if it does.
 
         Raises:
             Overloaded: it would not be done by then, or there is no room for it.
         """
-        num_parts = -(-num_items // self._batch_items_max)
-        part_ns = self._predict_ns(-(-num_items // num_parts))
-        own_ns = -(-num_parts // self._num_workers) * part_ns
+        sizes = (*filtered, num_items)
+        predictors = (*self._filters_predict_ns[: len(filtered)], self._predict_ns)
+        own, work_ns = zip(*map(self._price, sizes, predictors), strict=True)
+        own_ns, num_items = sum(own), sum(sizes)
         if self.num_items + num_items > self._items_max:
             raise Overloaded(
                 "queue_full",
@@ -85,7 +97,7 @@ class Admission:
         if own_ns > limit_ns:
             raise Overloaded(
                 "too_late",
-                f"{num_items:,} items alone take {own_ns / 1e6:.3g} ms of the "
+                f"{sizes[0]:,} items alone take {own_ns / 1e6:.3g} ms of the "
                 f"{limit_ns / 1e6:.3g} ms that there are",
             )
         # What a correction has wrongly learned must not turn everything away for ever: a query
@@ -98,12 +110,23 @@ class Admission:
                 f"{limit_ns / 1e6:.3g} ms that there are",
                 round(late_ns),
             )
-        work = OpenWork(num_items, num_items, num_parts * part_ns)
+        work = OpenWork(
+            num_items,
+            sum(work_ns),
+            item_ns=[ns / size for ns, size in zip(work_ns, sizes, strict=True)],
+            later_ns=[own_ns - done_ns for done_ns in accumulate(own)],
+        )
         self.num_queries += 1
         self.num_waiting += 1
         self.num_items += num_items
         self._work_ns += work.work_ns
         return work
+
+    def _price(self, num_items: int, predict_ns: Predict) -> tuple[float, float]:
+        """How long so many items take on all workers, and the work of them."""
+        num_parts = -(-num_items // self._batch_items_max)
+        part_ns = predict_ns(-(-num_items // num_parts))
+        return -(-num_parts // self._num_workers) * part_ns, num_parts * part_ns
 
     @property
     def _wait_ns(self) -> float:
@@ -116,11 +139,14 @@ class Admission:
         work.is_waiting = False
 
     def part_done(self, work: OpenWork, num_items: int) -> None:
-        """Book so many items of a query as done."""
-        done_ns = work.work_ns * num_items / work.items_left
-        work.items_left -= num_items
+        """Book so many items of a query as done, in the stage that it is in."""
+        done_ns = min(work.work_ns, num_items * work.item_ns[0])
         work.work_ns -= done_ns
         self._work_ns -= done_ns
+
+    def stage_done(self, work: OpenWork) -> None:
+        """Book a query as having come to its next stage."""
+        del work.item_ns[0], work.later_ns[0]
 
     def leave(self, work: OpenWork) -> None:
         """Book a query as ended, in whatever way."""
@@ -129,9 +155,17 @@ class Admission:
         self.num_items -= work.num_items
         self._work_ns = self._work_ns - work.work_ns if self.num_items else 0.0
 
-    def learn(self, num_items: int, took_ns: int) -> None:
-        """Compare a batch with what was predicted for it."""
-        surprise = took_ns / max(1.0, self._predict_ns(num_items))
+    def learn(self, num_items: int, took_ns: int, filtered_by: int | None = None) -> None:
+        """Compare a batch with what was predicted for it.
+
+        Args:
+            num_items: of the batch.
+            took_ns: how long it took.
+            filtered_by: number of the filter that it was for; None: for the model.
+        """
+        filters = self._filters_predict_ns
+        predict_ns = self._predict_ns if filtered_by is None else filters[filtered_by]
+        surprise = took_ns / max(1.0, predict_ns(num_items))
         low, high = _CORRECTION
         surprise = min(max(surprise, low), high)
         self._correction += _LEARNING_RATE * (surprise - self._correction)

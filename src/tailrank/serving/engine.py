@@ -9,12 +9,9 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-
-import torch
-from torch import Tensor
 
 from tailrank.characterization.target import initialise_worker
 from tailrank.core.errors import Overloaded, ServingError
@@ -24,12 +21,15 @@ from tailrank.core.sla import SLA
 from tailrank.features import FeatureBatch
 from tailrank.runtime.inbox import OpenInbox
 from tailrank.runtime.live import LiveConfig, run_live
-from tailrank.runtime.record import QueryOutcome, QueryRecord
+from tailrank.runtime.record import QueryRecord
 from tailrank.scheduling.policies import POLICIES, PolicyConfig
-from tailrank.serving.admission import Admission, OpenWork
+from tailrank.serving.admission import Admission, OpenWork, Predict
+from tailrank.serving.candidates import Candidates
 from tailrank.serving.executors import Executor, Placed, place
 from tailrank.serving.model import ServedModel
-from tailrank.serving.ranking import Asked, Ranked, Timing, asked_of, rank_batch
+from tailrank.serving.prediction import predictor
+from tailrank.serving.ranking import Asked, Ranked, asked_of, outcome_of, rank_batch
+from tailrank.serving.stages import Cascade, Filter, check_names
 from tailrank.serving.stats import EngineStats
 
 
@@ -61,6 +61,9 @@ class Engine:
         fleet: what a policy that looks ahead predicts with, and the door; None: the door predicts
             with a few calls that are timed at the start.
 
+        filters: models that choose candidates for it, one after the other, of queries that `rank`
+            is asked; on the same workers.
+
     Attributes:
         model: what ranks queries that come now.
         stats: what was done so far.
@@ -68,11 +71,19 @@ class Engine:
     """
 
     def __init__(
-        self, model: ServedModel, config: EngineConfig, fleet: Fleet | None = None
+        self,
+        model: ServedModel,
+        config: EngineConfig,
+        fleet: Fleet | None = None,
+        filters: Sequence[Filter] = (),
     ) -> None:
         self.model, self.config, self.stats = model, config, EngineStats()
+        self.filters = tuple(filters)
+        check_names(self.models)
+        self._filter_numbers = {it.model.name: number for number, it in enumerate(self.filters)}
         self._fleet = fleet
         self._lock = threading.Lock()
+        self._someone_left = threading.Condition(self._lock)
         self._inbox = OpenInbox()
         self._next_id = 0
         self._draining = False
@@ -108,7 +119,8 @@ class Engine:
 
     def _start(self) -> None:
         self._admission = Admission(
-            self._predictor(),
+            self._predictor(self.model),
+            filters_predict_ns=[self._predictor(each.model) for each in self.filters],
             batch_items_max=self.config.policy.batch_items_max,
             num_workers=self.config.num_workers,
             items_max=self.config.policy.queue_items_max,
@@ -139,43 +151,96 @@ class Engine:
             Overloaded: the answer would come too late, or too much is open.
             ServingError: the engine is draining or has died.
         """
-        num_items, model = features.num_items, self.model
-        future: Future[Ranked] = Future()
+        return self._begin(features, self.model, deadline_ns)
+
+    def rank(self, candidates: Candidates, deadline_ns: int | None = None) -> Future[Ranked]:
+        """Have candidates ranked by all models in turn; otherwise like `submit`.
+
+        Args:
+            candidates: as they came. What a model that comes later refuses fails the future.
+            deadline_ns: the time there is for all models together; None: the SLA's limit.
+
+        Raises:
+            ConfigError, RequestError: see `Candidates.features`.
+            Overloaded, ServingError: as by `submit`.
+        """
+        if not self.filters:
+            return self.submit(candidates.features(self.model), deadline_ns)
+        cascade = Cascade(candidates=candidates, filters=list(self.filters), model=self.model)
+        return self._begin(cascade.features, cascade.now_asked, deadline_ns, cascade)
+
+    def _begin(
+        self,
+        features: FeatureBatch,
+        model: ServedModel,
+        deadline_ns: int | None,
+        cascade: Cascade | None = None,
+    ) -> Future[Ranked]:
+        """Take a query in at the door; see `submit`."""
+        *filtered, num_items = [features.num_items] if cascade is None else cascade.sizes()
+        limit_ns = self.config.sla.latency_ns if deadline_ns is None else deadline_ns
         with self._lock:
             if self._draining or not self.is_alive:
                 raise ServingError("no query is taken: the server is going down")
-            limit_ns = self.config.sla.latency_ns if deadline_ns is None else deadline_ns
             try:
-                work = self._admission.admit(num_items, limit_ns)
+                work = self._admission.admit(num_items, limit_ns, filtered)
             except Overloaded as error:
                 self.stats.shed[error.reason] += 1
                 raise
-            self._next_id += 1
-            query_id, now_ns = self._next_id, self._inbox.now_ns()
-        query = Query(
-            query_id=query_id,
-            model=model.name,
-            scheduled_ns=now_ns,
-            deadline_ns=None if deadline_ns is None else now_ns + deadline_ns,
-            num_items=num_items,
-            # As tables have them: features of a query may be longer than on average.
-            num_ids=round(model.ids_per_item * num_items),
-            payload=Asked(model, features, future, work),
-        )
+            now_ns = self._inbox.now_ns()
+        due_ns = None if deadline_ns is None else now_ns + deadline_ns
+        if cascade is not None:
+            cascade.began_ns, cascade.limit_ns = now_ns, now_ns + limit_ns
+        asked = Asked(model, features, Future(), work, cascade)
         try:
-            self._inbox.submit(query)
+            self._enter(asked, now_ns, due_ns)
         except ServingError:
             self._leave(work)
             raise
-        return future
+        return asked.future
+
+    def _enter(self, asked: Asked, now_ns: int, due_ns: int | None) -> None:
+        """Hand a query, or the next stage of one, to the workers.
+
+        Raises:
+            ServingError: they are going down.
+        """
+        model, num_items = asked.model, asked.features.num_items
+        if asked.cascade is not None:
+            # The stages to come need their part of the time.
+            due_ns = asked.cascade.limit_ns - round(asked.work.later_ns[0])
+        with self._lock:
+            self._next_id += 1
+            query_id = self._next_id
+        self._inbox.submit(
+            Query(
+                query_id=query_id,
+                model=model.name,
+                scheduled_ns=now_ns,
+                deadline_ns=due_ns,
+                num_items=num_items,
+                # As tables have them: features of a query may be longer than on average.
+                num_ids=round(model.ids_per_item * num_items),
+                payload=asked,
+            )
+        )
 
     def drain(self) -> None:
         """Take no more queries, answer those that have come, and stop the workers."""
         with self._lock:
             self._draining = True
+            if self.filters and self.is_alive:
+                # A query that is in its first stage comes to the inbox again.
+                limit_s = self.config.live.drain_timeout_ns / 1e9
+                self._someone_left.wait_for(lambda: not self.num_open, limit_s)
         if self._thread.is_alive():
             self._inbox.close()
             self._thread.join()
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """What scores the candidates that `rank` is asked, one after the other."""
+        return (*(each.model for each in self.filters), self.model)
 
     @property
     def is_alive(self) -> bool:
@@ -221,25 +286,10 @@ class Engine:
             self._inbox.shut()
             self.placed.close()
 
-    def _predictor(self) -> Callable[[int], float]:
-        """Service time of a batch of so many items, on one worker while all are busy."""
-        batch_items_max = self.config.policy.batch_items_max
-        if self._fleet is not None:
-            table = self._fleet.table(self.model.name, 0)
-            items_max = int(table.axes["num_items"][-1])
-            busy = min(self.config.num_workers, int(table.axes["busy_workers"][-1]))
-
-            def from_table(num_items: int) -> float:
-                measured = min(num_items, items_max)
-                num_ids = round(self.model.ids_per_item * measured)
-                return table.lookup_ns(1, measured, num_ids, busy) * num_items / measured
-
-            return from_table
-        one_ns, all_ns = _on_worker(
-            lambda: (self.model.time_ns(1), self.model.time_ns(batch_items_max))
+    def _predictor(self, model: ServedModel) -> Predict:
+        return predictor(
+            model, self._fleet, self.config.num_workers, self.config.policy.batch_items_max
         )
-        item_ns = max(0.0, (all_ns - one_ns) / max(1, batch_items_max - 1))
-        return lambda num_items: one_ns + item_ns * (num_items - 1)
 
     def _run_batch(self, batch: Batch) -> Sequence[object]:
         """Rank a batch and book its work; called on a worker's thread."""
@@ -251,7 +301,8 @@ class Engine:
         took_ns = time.perf_counter_ns() - started
         with self._lock:
             self.stats.batches += 1
-            self._admission.learn(batch.num_items, took_ns)
+            filter_number = self._filter_numbers.get(batch.parts[0].query.model)
+            self._admission.learn(batch.num_items, took_ns, filter_number)
             for part in batch.parts:
                 self._admission.part_done(asked_of(part.query).work, part.num_items)
         return results
@@ -259,8 +310,13 @@ class Engine:
     def _on_end(self, record: QueryRecord) -> None:
         """Answer; called on a worker's thread, once for each query."""
         asked = asked_of(record.query)
+        outcome = outcome_of(record, asked.model)
+        if asked.cascade is not None and isinstance(outcome, Ranked):
+            answer = self._next_stage(asked, asked.cascade, outcome)
+            if answer is None:
+                return
+            outcome = answer
         self._leave(asked.work)
-        outcome = self._outcome(record, asked.model)
         with self._lock:
             self._count(record, outcome)
         # A client that has gone away cancels; the future then takes nothing.
@@ -271,37 +327,35 @@ class Engine:
         else:
             asked.future.set_exception(outcome)
 
+    def _next_stage(
+        self, asked: Asked, cascade: Cascade, ranked: Ranked
+    ) -> Ranked | Exception | None:
+        """Begin a query's next stage, which gives None; else how the query ends."""
+        now_ns = self._inbox.now_ns()
+        answer = cascade.take(ranked, now_ns)
+        if answer is not None:
+            return answer
+        with self._lock:
+            self._admission.stage_done(asked.work)
+        try:
+            following = asked._replace(model=cascade.now_asked, features=cascade.features)
+            self._enter(following, now_ns, None)
+        except Exception as error:
+            return error
+        return None
+
     def _leave(self, work: OpenWork) -> None:
         with self._lock:
             self._admission.leave(work)
-
-    def _outcome(self, record: QueryRecord, model: ServedModel) -> Ranked | Exception:
-        """What the one who asked is told."""
-        if record.outcome is QueryOutcome.REJECTED:
-            return Overloaded(str(record.reason), "the policy gave it up: it would be late")
-        if record.outcome is not QueryOutcome.ANSWERED:
-            return record.error or ServingError("the server went down before it was ranked")
-        results = record.results
-        scores = []
-        for result in results:
-            if isinstance(result, Exception):
-                return result
-            assert isinstance(result, Tensor)
-            scores.append(result)
-        scheduled_ns = record.query.scheduled_ns
-        timing = Timing(
-            queue_ns=record.started_ns - scheduled_ns,
-            compute_ns=record.done_ns - record.started_ns,
-            total_ns=record.done_ns - scheduled_ns,
-        )
-        return Ranked(scores[0] if len(scores) == 1 else torch.cat(scores), model, timing)
+            self._someone_left.notify_all()
 
     def _count(self, record: QueryRecord, outcome: Ranked | Exception) -> None:
         stats = self.stats
         if isinstance(outcome, Ranked):
             queue_ns, compute_ns, total_ns = outcome.timing
             stats.queries += 1
-            stats.items += record.query.num_items
+            stages = outcome.stages
+            stats.items += stages[0].num_items if stages else record.query.num_items
             stats.splits += record.num_parts > 1
             stats.slo_violations += total_ns > self.config.sla.latency_ns
             stats.queue.observe(queue_ns)
@@ -319,19 +373,3 @@ def server_policy(config: PolicyConfig, sla: SLA) -> PolicyConfig:
     if "sla" in settings:
         config = replace(config, sla=sla)
     return replace(config, reject_lost=True) if "reject_lost" in settings else config
-
-
-def _on_worker(measure: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """What `measure` returns on a thread that is set up like a worker's."""
-    found: Future[tuple[int, int]] = Future()
-
-    def run() -> None:
-        initialise_worker(0)
-        try:
-            found.set_result(measure())
-        except BaseException as error:
-            found.set_exception(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return found.result()

@@ -37,9 +37,8 @@ def build_app(
     metrics = EngineMetrics(engine)
 
     async def rank(request: Request) -> Response:
-        asked = parse_rank(await read_body(request, limits), [engine.model], limits)
-        features = asked.candidates.features(engine.model)
-        future = engine.submit(features, asked.deadline_ns)
+        asked = parse_rank(await read_body(request, limits), engine.models, limits)
+        future = engine.rank(asked.candidates, asked.deadline_ns)
         ranked = await asyncio.wrap_future(future)
         return Response(answer(asked, ranked), media_type="application/json")
 
@@ -53,7 +52,7 @@ def build_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(request: Request) -> Response:
-        return json_answer(describe(engine.model, limits, with_token=token is not None))
+        return json_answer(describe(engine.models, limits, with_token=token is not None))
 
     app: ASGIApp = Starlette(
         routes=[

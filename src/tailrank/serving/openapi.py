@@ -5,13 +5,14 @@ Knows no transport.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from typing import Any
 
 from tailrank import __version__
 from tailrank.data.row_encoder import CategoryColumn, NumberColumns
 from tailrank.features import Side
 from tailrank.serving.model import ServedModel
-from tailrank.serving.rank_request import RequestLimits
+from tailrank.serving.rank_request import RequestLimits, columns_of
 
 _JSON = "application/json"
 _SCALARS = [{"type": kind} for kind in ("string", "number", "boolean", "null")]
@@ -33,19 +34,21 @@ _ERROR = {
 }
 
 
-def describe(model: ServedModel, limits: RequestLimits, *, with_token: bool) -> dict[str, Any]:
+def describe(
+    models: Sequence[ServedModel], limits: RequestLimits, *, with_token: bool
+) -> dict[str, Any]:
     """The document.
 
     Args:
-        model: whose features requests hold.
+        models: whose features requests hold; the last one scores the answer.
         limits: what a client may ask for.
         with_token: whether clients have to bring one.
     """
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": f"tailrank: {model.name}", "version": __version__},
+        "info": {"title": f"tailrank: {models[-1].name}", "version": __version__},
         "paths": {
-            "/v1/rank": {"post": _rank(model, limits)},
+            "/v1/rank": {"post": _rank(models, limits)},
             "/health/live": {"get": _health("the workers run")},
             "/health/ready": {"get": _health("queries are taken")},
             "/metrics": {"get": _plain("Prometheus metrics", "text/plain")},
@@ -59,15 +62,15 @@ def describe(model: ServedModel, limits: RequestLimits, *, with_token: bool) -> 
     return document
 
 
-def _rank(model: ServedModel, limits: RequestLimits) -> dict[str, Any]:
-    row = _row(model, "item")
+def _rank(models: Sequence[ServedModel], limits: RequestLimits) -> dict[str, Any]:
+    row = _row(models, "item")
     columns = {
         name: {"type": "array", "items": schema, "maxItems": limits.items_max}
         for name, schema in row["properties"].items()
     }
     as_rows = {"type": "array", "items": row, "minItems": 1, "maxItems": limits.items_max}
-    by_id = model.tables
-    needs_user = model.encoder.columns["user"] and "user" not in by_id
+    by_id = {side for model in models for side in model.tables}
+    needs_user = columns_of(models, "user") and "user" not in by_id
     either = {"anyOf": [{"required": ["items"]}, {"required": ["item_ids"]}]}
     body = {
         "type": "object",
@@ -78,10 +81,10 @@ def _rank(model: ServedModel, limits: RequestLimits) -> dict[str, Any]:
         **(either if "item" in by_id else {}),
         "additionalProperties": False,
         "properties": {
-            "user": _row(model, "user"),
+            "user": _row(models, "user"),
             "items": {"oneOf": [as_rows, {**row, "properties": columns}]},
             "item_ids": {"type": "array", "items": {"type": ["string", "integer"]}},
-            **_by_id(model),
+            **_by_id(by_id),
             "top_k": {"type": "integer", "minimum": 1},
             "deadline_ms": {"type": "number", "exclusiveMinimum": 0},
         },
@@ -106,19 +109,19 @@ def _rank(model: ServedModel, limits: RequestLimits) -> dict[str, Any]:
     }
 
 
-def _by_id(model: ServedModel) -> dict[str, Any]:
+def _by_id(sides: Set[Side]) -> dict[str, Any]:
     """What stands for features that lie in tables."""
     found: dict[str, Any] = {}
-    if "user" in model.tables:
+    if "user" in sides:
         found["user_id"] = {"type": ["string", "integer"], "description": "stands for user"}
-    if model.tables:
+    if sides:
         found["unknown_ids"] = {"enum": ["error", "default"]}
     return found
 
 
-def _row(model: ServedModel, side: Side) -> dict[str, Any]:
+def _row(models: Sequence[ServedModel], side: Side) -> dict[str, Any]:
     """The features of one row."""
-    columns = model.encoder.columns[side]
+    columns = columns_of(models, side)
     return {
         "type": "object",
         "required": list(columns),
@@ -150,6 +153,15 @@ def _answer() -> dict[str, Any]:
     }
     parts = ("queue", "compute", "total")
     timing = {"type": "object", "properties": {name: {"type": "number"} for name in parts}}
+    stage = {
+        "type": "object",
+        "properties": {
+            "model": {"type": "string"},
+            "model_version": {"type": "string"},
+            "items": {"type": "integer"},
+            "timing_ms": timing,
+        },
+    }
     return {
         "type": "object",
         "required": ["items", "model", "model_version", "timing_ms"],
@@ -158,6 +170,7 @@ def _answer() -> dict[str, Any]:
             "model": {"type": "string"},
             "model_version": {"type": "string"},
             "timing_ms": timing,
+            "stages": {"type": "array", "items": stage},
         },
     }
 

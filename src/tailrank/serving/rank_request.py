@@ -24,7 +24,7 @@ from tailrank.data.row_encoder import CategoryColumn, NumberColumns, Rows
 from tailrank.features import SIDES, Side
 from tailrank.serving.candidates import Candidates, Ids
 from tailrank.serving.model import ServedModel
-from tailrank.serving.ranking import Ranked
+from tailrank.serving.ranking import Ranked, Timing
 
 KEYS = ("user", "items", "item_ids", "top_k", "deadline_ms", "user_id", "unknown_ids")
 Columns = Mapping[str, CategoryColumn | NumberColumns]
@@ -122,7 +122,8 @@ def answer(request: RankRequest, ranked: Ranked) -> bytes:
     scores, model = ranked.scores, ranked.model
     first_B = scores if scores.dim() == 1 else scores[:, 0]
     best = torch.sort(first_B, descending=True, stable=True).indices[: request.top_k]
-    places, ids = best.tolist(), request.item_ids
+    kept, ids = ranked.places, request.item_ids
+    places = [place if kept is None else kept[place] for place in best.tolist()]
     found = [
         {"id": place if ids is None else ids[place], "score": score}
         for place, score in zip(places, first_B[best].tolist(), strict=True)
@@ -130,19 +131,31 @@ def answer(request: RankRequest, ranked: Ranked) -> bytes:
     if scores.dim() > 1:
         for item, row in zip(found, scores[best].tolist(), strict=True):
             item["scores"] = dict(zip(model.tasks, row, strict=True))
-    timing = ranked.timing
-    return orjson.dumps(
-        {
-            "items": found,
-            "model": model.name,
-            "model_version": model.version,
-            "timing_ms": {
-                "queue": timing.queue_ns / 1e6,
-                "compute": timing.compute_ns / 1e6,
-                "total": timing.total_ns / 1e6,
-            },
-        }
-    )
+    told: dict[str, object] = {
+        "items": found,
+        "model": model.name,
+        "model_version": model.version,
+        "timing_ms": _milliseconds(ranked.timing),
+    }
+    if ranked.stages:
+        told["stages"] = [
+            {
+                "model": stage.model.name,
+                "model_version": stage.model.version,
+                "items": stage.num_items,
+                "timing_ms": _milliseconds(stage.timing),
+            }
+            for stage in ranked.stages
+        ]
+    return orjson.dumps(told)
+
+
+def _milliseconds(timing: Timing) -> dict[str, float]:
+    return {
+        "queue": timing.queue_ns / 1e6,
+        "compute": timing.compute_ns / 1e6,
+        "total": timing.total_ns / 1e6,
+    }
 
 
 def fault(error: ConfigError | RequestError) -> dict[str, str]:

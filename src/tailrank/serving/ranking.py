@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tailrank.core.errors import Overloaded, ServingError
 from tailrank.core.query import Batch, BatchPart, Query
 from tailrank.features import FeatureBatch
+from tailrank.runtime.record import QueryOutcome, QueryRecord
 from tailrank.serving.admission import OpenWork
 from tailrank.serving.model import ServedModel
+
+if TYPE_CHECKING:
+    from tailrank.serving.stages import Cascade
 
 
 class Timing(NamedTuple):
@@ -28,6 +33,14 @@ class Timing(NamedTuple):
     total_ns: int
 
 
+class StageTiming(NamedTuple):
+    """One of several models that ranked a query: how many items, and where the time went."""
+
+    model: ServedModel
+    num_items: int
+    timing: Timing
+
+
 class Ranked(NamedTuple):
     """An answered query.
 
@@ -35,11 +48,15 @@ class Ranked(NamedTuple):
         scores: (B,), or (B, T) of several tasks, in the order of its items.
         model: that scored it.
         timing: where its time went.
+        places: of these items among all that came, rising; None: they are all.
+        stages: the models that it went through, if there were several.
     """
 
     scores: Tensor
     model: ServedModel
     timing: Timing
+    places: Sequence[int] | None = None
+    stages: tuple[StageTiming, ...] = ()
 
 
 class Asked(NamedTuple):
@@ -50,12 +67,14 @@ class Asked(NamedTuple):
         features: of its user and items.
         future: takes the answer.
         work: what it still costs.
+        cascade: where it is on its way through several models; None: there is one.
     """
 
     model: ServedModel
     features: FeatureBatch
     future: Future[Ranked]
     work: OpenWork
+    cascade: Cascade | None = None
 
 
 def asked_of(query: Query) -> Asked:
@@ -100,3 +119,24 @@ def _rank_alone(part: BatchPart) -> object:
     except Exception as error:
         return error
     return scores
+
+
+def outcome_of(record: QueryRecord, model: ServedModel) -> Ranked | Exception:
+    """What is told to the one who asked, of a query that has ended."""
+    if record.outcome is QueryOutcome.REJECTED:
+        return Overloaded(str(record.reason), "the policy gave it up: it would be late")
+    if record.outcome is not QueryOutcome.ANSWERED:
+        return record.error or ServingError("the server went down before it was ranked")
+    scores = []
+    for result in record.results:
+        if isinstance(result, Exception):
+            return result
+        assert isinstance(result, Tensor)
+        scores.append(result)
+    scheduled_ns = record.query.scheduled_ns
+    timing = Timing(
+        queue_ns=record.started_ns - scheduled_ns,
+        compute_ns=record.done_ns - record.started_ns,
+        total_ns=record.done_ns - scheduled_ns,
+    )
+    return Ranked(scores[0] if len(scores) == 1 else torch.cat(scores), model, timing)

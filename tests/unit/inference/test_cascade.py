@@ -22,6 +22,7 @@ def test_stages_are_read() -> None:
     [
         ([], "--stage: missing; expected at least two"),
         (["a"], "at least two"),
+        (["a:keep=3", "a"], "another model in each stage"),
         (["a:keep=0", "b"], "'a:keep=0'; allowed: .*from 1"),
         (["a:keep=-1", "b"], "from 1"),
         (["a:keep=1.5", "b"], "from 1"),

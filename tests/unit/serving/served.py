@@ -84,6 +84,7 @@ def engine_of(
     num_workers: int = 2,
     executor: Executor | None = "threads",
     fleet: Any = None,
+    filters: Any = (),
     **policy: Any,
 ) -> Engine:
     settings = {"policy": "static", "batch_items_max": 16, **policy}
@@ -94,4 +95,4 @@ def engine_of(
         live=LiveConfig(pin=False),
         executor=executor,
     )
-    return Engine(model or served(), config, fleet)
+    return Engine(model or served(), config, fleet, filters)

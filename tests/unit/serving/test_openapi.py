@@ -7,7 +7,7 @@ from tailrank.serving.openapi import describe
 
 
 def test_the_features_of_the_model_are_all_there() -> None:
-    document = describe(served(), LIMITS, with_token=False)
+    document = describe([served()], LIMITS, with_token=False)
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
         *("/v1/rank", "/health/live", "/health/ready", "/metrics", "/openapi.json")
