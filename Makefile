@@ -45,7 +45,8 @@ sanitize: $(STAMP)
 		tests/contract/test_dense.py tests/contract/test_fused_dlrm.py \
 		tests/contract/test_sparse_update.py tests/contract/test_sparse_requests.py \
 		tests/contract/test_recurrence.py tests/contract/test_attention.py \
-		tests/contract/test_trained_linear.py --hypothesis-profile=fuzz
+		tests/contract/test_trained_linear.py --hypothesis-profile=fuzz \
+		--hypothesis-show-statistics
 
 demo: setup
 	$(BIN)/tailrank demo --overwrite
