@@ -58,7 +58,8 @@ def serve(
     """Serve a model over HTTP until SIGTERM or Ctrl-C, then answer what has come and end.
 
     POST /v1/rank ranks candidates; /health/live, /health/ready, /metrics (Prometheus) and
-    /openapi.json say the rest (docs/serving.md). Needs: pip install 'tailrank[serve]'.
+    /openapi.json say the rest (docs/serving.md). Needs: pip install 'tailrank[serve]'. Several
+    models rank in stages: --stage light:keep=256 --stage heavy.
 
     Example: tailrank serve preset:dlrm-rmc1 --scale 0.01 --sla p99=20ms
 
