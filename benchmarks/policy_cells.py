@@ -47,6 +47,8 @@ TIGHT_FACTOR = 3.0  # times the mean query on one worker
 P99_FACTOR = 3
 # Loads and capacities are told apart to this share.
 TOLERANCE = 0.005
+# Less than this share of what the workers could do is chance in a few quiet seconds: no load.
+_SERVED_SHARE = 0.01
 # Of the load without any queue: where the very first search of a cell begins.
 _FIRST_LOAD = 0.6
 # Slower than p99 allows this share of queries may be: their work may be left out of a bound.
@@ -77,7 +79,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellFound:
-    """What the policies hold in a cell, in queries/s; 0 where no load meets the SLA.
+    """What the policies hold in a cell, in queries/s; 0 where no load to speak of meets the SLA.
 
     Args:
         cell: which.
@@ -85,7 +87,9 @@ class CellFound:
         baseline_qps: static, the largest query spread over all workers.
         static_qps: the best of all static batches.
         static_batch: that batch.
-        slack_qps: slack with the largest batch that was measured.
+        slack_qps: the best of all slack batches, from the same grid.
+        slack_batch: that batch.
+        slack_untuned_qps: slack with the largest batch that was measured.
         search_over_oracle: what a search of short runs chose over the best of the same space, both
             at full length; None where that was not asked for.
         search_s: CPU time of that search.
@@ -97,6 +101,8 @@ class CellFound:
     static_qps: float
     static_batch: int
     slack_qps: float
+    slack_batch: int
+    slack_untuned_qps: float
     search_over_oracle: float | None
     search_s: float
 
@@ -214,6 +220,10 @@ class Simulation:
                 best, best_qps = max((best, best_qps), (policy, qps), key=lambda it: it[1])
         return best, best_qps
 
+    def served(self, qps: float) -> float:
+        """The load, or 0 where it is next to nothing of what the workers could do."""
+        return qps if qps >= _SERVED_SHARE * self.rough_qps / _FIRST_LOAD else 0.0
+
     def may_keep_up(self, policy: PolicyConfig, qps: float) -> bool:
         """False where no schedule of a static policy's batches could keep the bound on p99.
 
@@ -289,24 +299,27 @@ def simulate_cell(
     baseline = baseline_policy(num_workers)
     baseline_qps = simulation.capacity_qps(baseline)
     best, static_qps = best_static(simulation, baseline, baseline_qps)
-    slack_qps = simulation.capacity_qps(slack_policy(sla), static_qps)
+    untuned = slack_policy(sla)
+    untuned_qps = simulation.capacity_qps(untuned, static_qps)
+    slacks = [slack_policy(sla, batch) for batch in ORACLE_BATCHES[::-1]]
+    best_slack, slack_qps = simulation.best(slacks, (untuned, untuned_qps))
     started_s = time.process_time()
-    found = search(simulation).best if with_search and max(static_qps, slack_qps) else None
+    oracle_qps = max(static_qps, slack_qps)
+    found = search(simulation).best if with_search and oracle_qps else None
     search_s = time.process_time() - started_s
     ratio = None
     if found is not None:
-        known = max((best, static_qps), (slack_policy(sla), slack_qps), key=lambda it: it[1])
-        slacks = [slack_policy(sla, batch) for batch in BATCH_LADDER[::-1]]
-        _, oracle_qps = simulation.best(slacks, known)
         chosen = policy_of(found.value, sla)
         ratio = simulation.capacity_qps(chosen, oracle_qps) / oracle_qps
     return CellFound(
         cell=cell,
         sla_ms=sla.latency_ns / 1e6,
-        baseline_qps=baseline_qps,
-        static_qps=static_qps,
+        baseline_qps=simulation.served(baseline_qps),
+        static_qps=simulation.served(static_qps),
         static_batch=best.batch_items_max,
-        slack_qps=slack_qps,
+        slack_qps=simulation.served(slack_qps),
+        slack_batch=best_slack.batch_items_max,
+        slack_untuned_qps=simulation.served(untuned_qps),
         search_over_oracle=ratio,
         search_s=search_s,
     )

@@ -114,8 +114,11 @@ def test_the_page_says_what_was_met_and_what_was_missed() -> None:
         "static_qps": 0.0,
         "static_batch_items_max": 500,
         "slack_qps": 7.0,
+        "slack_batch_items_max": 640,
+        "slack_untuned_qps": 6.0,
     }
-    config = {"seconds": {"simulate": 7.0}, "load_average_before": [0.1], "cells": [cell]}
+    nobody = cell | {"name": "ncf.mlperf.tenth", "slack_qps": 0.0}
+    config = {"seconds": {"simulate": 7.0}, "load_average_before": [0.1], "cells": [cell, nobody]}
     result = Result(command="bench_policies", config=config, seed=0, metrics=metrics)
     page = "\n".join(lines_of(result, Path("policies.json")))
     assert "| the same, 3x the mean query | >= 1.15 | **1.2** | met |" in page
@@ -124,4 +127,45 @@ def test_the_page_says_what_was_met_and_what_was_missed() -> None:
     assert "| 0 | **1** | **missed** |" in page
     assert "**41.0** | met |" in page
     assert "1,900 (1,950) [320]" in page
-    assert f"| {case} | 10 | 0 | 0 (500) | 7 |  |" in page
+    assert f"| {case} | 10 | 0 | 0 (500) | 7 (640) |  |  |" in page
+    assert "as nobody holds a load: ncf.mlperf.tenth." in page
+    assert f"as only `slack` does: {case}." in page
+
+
+def test_both_policies_are_tuned_over_one_grid_and_next_to_nothing_is_no_load(monkeypatch) -> None:
+    import policy_cells
+
+    monkeypatch.setattr(policy_cells, "ORACLE_BATCHES", (64, 1000))
+    cell = policy_cells.Cell("dlrm-rmc2", "production", "tight")
+    found = policy_cells.simulate_cell(cell, make_table(), 2, 60, with_search=False)
+    assert found.slack_qps >= found.slack_untuned_qps > 0
+    assert found.static_batch in (64, 500, 1000)
+    assert found.slack_batch in (64, 1000)
+    simulation = make_simulation("tight")
+    full_qps = simulation.rough_qps / 0.6
+    assert simulation.served(0.011 * full_qps) == 0.011 * full_qps
+    assert simulation.served(0.009 * full_qps) == 0.0
+
+
+def test_ratios_are_of_cells_where_the_oracle_holds_a_load() -> None:
+    from bench_policies import summary
+    from policy_cells import Cell, CellFound
+
+    def found(sizes: str, static_qps: float, slack_qps: float, untuned_qps: float) -> CellFound:
+        return CellFound(
+            cell=Cell("ncf", sizes, "tenth"),
+            sla_ms=0.5,
+            baseline_qps=0.0,
+            static_qps=static_qps,
+            static_batch=500,
+            slack_qps=slack_qps,
+            slack_batch=640,
+            slack_untuned_qps=untuned_qps,
+            search_over_oracle=None,
+            search_s=0.0,
+        )
+
+    metrics = summary([found("production", 100.0, 120.0, 90.0), found("mlperf", 0.0, 5.0, 5.0)], {})
+    assert metrics["slack_over_static_oracle.tenth.geomean"] == pytest.approx(1.2)
+    assert metrics["slack_untuned_over_static_oracle.min"] == pytest.approx(0.9)
+    assert (metrics["num_cells"], metrics["num_cells_without_static"]) == (1, 1)
