@@ -95,7 +95,7 @@ def run_server(app: ASGIApp, sock: socket.socket, config: ServerConfig) -> None:
             http=_PatientProtocol,
             ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # what clients send that is no HTTP would fill the log
             access_log=False,
             server_header=False,
             limit_concurrency=config.connections_max,

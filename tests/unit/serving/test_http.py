@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -155,6 +156,22 @@ def test_a_body_above_the_limit_is_a_413_whether_or_not_it_says_so(client: TestC
         answer = client.post("/v1/rank", content=content)
         assert answer.status_code == 413
         assert "100000 bytes" in answer.json()["error"]["reason"]
+
+
+def test_a_body_that_does_not_arrive_is_a_408(engine: Engine) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = build_app(engine, RequestLimits(body_seconds_max=0.01))
+    scope = {"type": "http", "method": "POST", "path": "/v1/rank", "headers": []}
+    asyncio.run(app(scope | {"query_string": b"", "root_path": ""}, receive, send))
+    assert sent[0]["status"] == 408
+    assert b"within 0.01 s" in sent[1]["body"]
 
 
 def test_what_would_be_late_or_too_much_is_a_429_that_says_when_to_come_again() -> None:
