@@ -34,7 +34,7 @@ from tailrank.runtime.live import run_live
 from tailrank.runtime.measurement import to_measurement
 from tailrank.runtime.record import QueryOutcome, RunResult
 from tailrank.scheduling.policies import PolicyConfig
-from tailrank.serving.executors import EXECUTORS, ForkedRanker
+from tailrank.serving.executors import EXECUTORS, fork_rankers
 from tailrank.tuning.capacity import Capacity, verify_capacity
 from tailrank.workload.schedule import WorkloadConfig, draw_schedule
 
@@ -94,7 +94,7 @@ class ExecutorBench:
 
     def __init__(self, preset: str, scale: float, quick: bool) -> None:
         target = open_target(TargetConfig(target=f"preset:{preset}", scale=scale), print)
-        forked = ForkedRanker(target.ranker, WORKERS)
+        (forked,) = fork_rankers([target.ranker], WORKERS)
         self.workers: ForkedWorkers = forked.workers
         self._targets = dict(zip(EXECUTORS, (target, replace(target, ranker=forked)), strict=True))
         self._quick = quick

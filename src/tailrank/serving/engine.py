@@ -67,7 +67,7 @@ class Engine:
     Attributes:
         model: what ranks queries that come now.
         stats: what was done so far.
-        placed: where the model that it began with computes, since the start.
+        placed: where the models that it began with compute, since the start.
     """
 
     def __init__(
@@ -103,14 +103,16 @@ class Engine:
             ServingError: the workers could not start.
         """
         self.placed = place(
-            self.model,
+            self.models,
             self.config.executor,
             num_workers=self.config.num_workers,
             batch_items_max=self.config.policy.batch_items_max,
             live=self.config.live,
         )
-        if self.placed.ranker is not self.model.ranker:
-            self.model = replace(self.model, ranker=self.placed.ranker)
+        *chosen, self.model = self.placed.models
+        self.filters = tuple(
+            replace(each, model=model) for each, model in zip(self.filters, chosen, strict=True)
+        )
         try:
             self._start()
         except BaseException:

@@ -7,9 +7,11 @@ pay for the way there and back. Which is more depends on the model, so that it c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,26 +44,22 @@ _CLEARLY_MORE = 1.05
 class ForkedRanker:
     """A ranker whose calls are computed in worker processes; as many at once as there are.
 
-    Make it before the process has threads that compute. Features and scores travel as they lie in
-    memory; a call whose process is killed is computed again by another.
+    Features and scores travel as they lie in memory; a call whose process is killed is computed
+    again by another.
 
     Args:
-        ranker: that computes, on the CPU; its tables are shared with the processes, not copied.
-        num_workers: processes.
-
-    Attributes:
-        workers: the processes.
+        ranker: that computes, on the CPU.
+        workers: processes of `fork_rankers`.
+        number: of the ranker there.
     """
 
-    def __init__(self, ranker: Ranker, num_workers: int) -> None:
+    def __init__(self, ranker: Ranker, workers: ForkedWorkers, number: int) -> None:
         self._ranker, self.device = ranker, ranker.device
-        self.workers = ForkedWorkers(
-            partial(_rank_arrays, ranker), num_workers, partial(initialise_worker, 0)
-        )
+        self.workers, self._number = workers, np.array(number)
 
     def rank(self, batch: FeatureBatch) -> Tensor:
         """Scores, as the ranker gives them; raises what it raised, and `WorkerDied`."""
-        (scores,) = self.workers.call(_to_arrays(batch))
+        (scores,) = self.workers.call([self._number, *_to_arrays(batch)])
         return torch.from_numpy(scores)
 
     def describe(self) -> dict[str, object]:
@@ -69,16 +67,31 @@ class ForkedRanker:
         return self._ranker.describe()
 
 
+def fork_rankers(rankers: Sequence[Ranker], num_workers: int) -> list[ForkedRanker]:
+    """The same rankers in worker processes, each of which computes for all of them.
+
+    To be called before the process has threads that compute. Tables are shared with the processes,
+    not copied.
+
+    Raises:
+        WorkerDied: a process could not be forked.
+    """
+    workers = ForkedWorkers(
+        partial(_rank_arrays, tuple(rankers)), num_workers, partial(initialise_worker, 0)
+    )
+    return [ForkedRanker(ranker, workers, number) for number, ranker in enumerate(rankers)]
+
+
 class Placed(NamedTuple):
-    """A ranker where it computes.
+    """Models where they compute.
 
     Args:
-        ranker: to be called by the worker threads.
-        executor: where it computes.
+        models: with rankers to be called by the worker threads.
+        executor: where those compute.
         items_per_s: what each executor was measured to do; empty if none was.
     """
 
-    ranker: Ranker
+    models: tuple[ServedModel, ...]
     executor: Executor
     items_per_s: dict[str, float]
 
@@ -91,9 +104,10 @@ class Placed(NamedTuple):
         return f"{self.executor} ({ratio:.2f} times the items/s of {other})"
 
     def close(self) -> None:
-        """End its processes, if it has any; a second time does nothing."""
-        if isinstance(self.ranker, ForkedRanker):
-            self.ranker.workers.close()
+        """End their processes, if there are any; a second time does nothing."""
+        for model in self.models:
+            if isinstance(model.ranker, ForkedRanker):
+                model.ranker.workers.close()
 
 
 def parse_executor(name: str | None) -> Executor | None:
@@ -111,19 +125,19 @@ def parse_executor(name: str | None) -> Executor | None:
 
 
 def place(
-    model: ServedModel,
+    models: Sequence[ServedModel],
     executor: Executor | None,
     *,
     num_workers: int,
     batch_items_max: int,
     live: LiveConfig,
 ) -> Placed:
-    """Put a model's ranker where it is to compute.
+    """Put the rankers of models where they are to compute.
 
     Args:
-        model: which.
-        executor: where; None: where workers that are all busy rank more items per second, by a
-            measurement of a second.
+        models: at least one; the last is the heaviest.
+        executor: where; None: where workers that are all busy rank more items per second with the
+            last model, by a measurement of a second.
         num_workers: threads that will call it.
         batch_items_max: most items of a call.
         live: how those threads run.
@@ -132,19 +146,24 @@ def place(
         ConfigError: processes for a device other than the CPU.
         WorkerDied: a process could not be forked.
     """
-    ranker = model.ranker
-    can_fork = ranker.device in _FORKED_DEVICES
-    if executor == "processes" and not can_fork:
-        raise ConfigError("--executor", executor, f"threads, for the {ranker.device} ranker")
-    if executor == "threads" or not can_fork:
-        return Placed(ranker, "threads", {})
-    forked = Placed(ForkedRanker(ranker, num_workers), "processes", {})
+    in_threads = Placed(tuple(models), "threads", {})
+    rankers = [model.ranker for model in models]
+    own_devices = [ranker.device for ranker in rankers if ranker.device not in _FORKED_DEVICES]
+    if executor == "processes" and own_devices:
+        raise ConfigError("--executor", executor, f"threads, for the {own_devices[0]} ranker")
+    if executor == "threads" or own_devices:
+        return in_threads
+    forked_models = [
+        replace(model, ranker=ranker)
+        for model, ranker in zip(models, fork_rankers(rankers, num_workers), strict=True)
+    ]
+    forked = Placed(tuple(forked_models), "processes", {})
     if executor == "processes":
         return forked
     try:
-        num_items = min(batch_items_max, _TYPICAL_ITEMS)
-        queries = [model.random_query(num_items, seed) for seed in range(_NUM_QUERIES)]
-        threads, processes = _compare([ranker, forked.ranker], queries, num_workers, live)
+        num_items, heaviest = min(batch_items_max, _TYPICAL_ITEMS), forked.models[-1]
+        queries = [heaviest.random_query(num_items, seed) for seed in range(_NUM_QUERIES)]
+        threads, processes = _compare([rankers[-1], heaviest.ranker], queries, num_workers, live)
     except BaseException:
         forked.close()
         raise
@@ -152,7 +171,7 @@ def place(
     if processes > _CLEARLY_MORE * threads:
         return forked._replace(items_per_s=items_per_s)
     forked.close()
-    return Placed(ranker, "threads", items_per_s)
+    return in_threads._replace(items_per_s=items_per_s)
 
 
 def _compare(
@@ -222,6 +241,7 @@ def _from_arrays(arrays: Sequence[Array]) -> FeatureBatch:
     return FeatureBatch(user=user, item=item, item_to_user_B=item_to_user_B)
 
 
-def _rank_arrays(ranker: Ranker, arrays: list[Array]) -> list[Array]:
+def _rank_arrays(rankers: Sequence[Ranker], arrays: list[Array]) -> list[Array]:
     """What a worker process does."""
-    return [ranker.rank(_from_arrays(arrays)).numpy()]
+    number, *features = arrays
+    return [rankers[int(number)].rank(_from_arrays(features)).numpy()]

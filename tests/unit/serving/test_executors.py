@@ -16,7 +16,8 @@ from tailrank.core.errors import ConfigError, WorkerDied
 from tailrank.features import FeatureBatch
 from tailrank.runtime.live import LiveConfig
 from tailrank.serving import executors
-from tailrank.serving.executors import EXECUTORS, ForkedRanker, parse_executor, place
+from tailrank.serving.executors import EXECUTORS, ForkedRanker, fork_rankers, parse_executor, place
+from tailrank.serving.stages import Filter
 
 
 def query(num_items: int, seed: int = 0) -> FeatureBatch:
@@ -25,7 +26,7 @@ def query(num_items: int, seed: int = 0) -> FeatureBatch:
 
 @pytest.fixture
 def forked() -> Iterator[ForkedRanker]:
-    ranker = ForkedRanker(PlainRanker(num_tasks=2), 1)
+    (ranker,) = fork_rankers([PlainRanker(num_tasks=2)], 1)
     yield ranker
     ranker.workers.close()
 
@@ -49,7 +50,7 @@ def test_weights_travel_too() -> None:
     batch = query(4)
     weights_L = torch.arange(batch.item.num_ids, dtype=torch.float32)
     batch = replace(batch, item=replace(batch.item, weights_L=weights_L))
-    ranker = ForkedRanker(WeightRanker(), 1)
+    (ranker,) = fork_rankers([WeightRanker()], 1)
     assert torch.equal(ranker.rank(batch), weights_L)
     assert list(seen[:]) == [0, 1]
     ranker.workers.close()
@@ -63,7 +64,7 @@ def test_each_process_ranks_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        ranker = ForkedRanker(ThreadRanker(), 1)
+        (ranker,) = fork_rankers([ThreadRanker()], 1)
         assert ranker.rank(query(1)).tolist() == [1.0]
         ranker.workers.close()
     finally:
@@ -112,6 +113,38 @@ def test_a_server_with_processes_loses_no_query_to_a_kill() -> None:
     assert forked.workers.pids == []
 
 
+def test_all_stages_are_ranked_by_the_same_processes() -> None:
+    ranked_by = mmap.mmap(-1, 16)  # shared with the processes
+
+    class Signing(PlainRanker):
+        def __init__(self, place_of: int) -> None:
+            super().__init__()
+            self.place_of = place_of
+
+        def rank(self, batch: FeatureBatch) -> torch.Tensor:
+            ranked_by[8 * self.place_of : 8 * self.place_of + 8] = os.getpid().to_bytes(8)
+            return super().rank(batch)
+
+    light, heavy = served(Signing(0), "light"), served(Signing(1), "heavy")
+    engine = engine_of(
+        heavy,
+        executor="processes",
+        num_workers=1,
+        batch_items_max=64,
+        filters=[Filter(model=light, keep=5)],
+    )
+    engine.start()
+    features = query(40)
+    scores = engine.models[0].ranker.rank(features)
+    assert torch.equal(scores, PlainRanker().rank(features))
+    assert torch.equal(engine.submit(features).result(30).scores, scores)
+    forked = engine.model.ranker
+    assert isinstance(forked, ForkedRanker)
+    (pid,) = forked.workers.pids
+    assert ranked_by[:] == 2 * pid.to_bytes(8)
+    engine.drain()
+
+
 def test_the_executor_is_chosen_by_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_ROUND_NS", 1_000_000)
     ranker = PlainRanker()
@@ -119,17 +152,17 @@ def test_the_executor_is_chosen_by_measurement(monkeypatch: pytest.MonkeyPatch) 
     rates = iter([[100.0, 104.0], [100.0, 106.0]])
     real = executors._compare
     options = {"num_workers": 2, "batch_items_max": 16, "live": LiveConfig(pin=False)}
-    measured = place(model, None, **options)
+    measured = place([model], None, **options)
     assert set(measured.items_per_s) == {"threads", "processes"}
     assert min(measured.items_per_s.values()) > 0
     assert max(ranker.sizes) == 16
     measured.close()
     monkeypatch.setattr(executors, "_compare", lambda *given: real(*given) and next(rates))
-    hardly = place(model, None, **options)
-    assert (hardly.executor, hardly.ranker) == ("threads", ranker)
-    clearly = place(model, None, **options)
+    hardly = place([model], None, **options)
+    assert (hardly.executor, hardly.models) == ("threads", (model,))
+    clearly = place([model], None, **options)
     assert clearly.executor == "processes"
-    assert isinstance(clearly.ranker, ForkedRanker)
+    assert isinstance(clearly.models[0].ranker, ForkedRanker)
     assert clearly.items_per_s == {"threads": 100.0, "processes": 106.0}
     assert str(clearly) == "processes (1.06 times the items/s of threads)"
     clearly.close()
@@ -140,7 +173,7 @@ def test_what_raises_when_it_is_measured_leaves_nobody(monkeypatch: pytest.Monke
 
     class Watched(ForkedRanker):
         def __init__(self, *given: object) -> None:
-            super().__init__(*given)
+            super().__init__(*given)  # type: ignore[arg-type]
             made.append(self)
 
     monkeypatch.setattr(executors, "ForkedRanker", Watched)
