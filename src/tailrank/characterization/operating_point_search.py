@@ -40,8 +40,8 @@ from tailrank.tuning.capacity import Capacity, Probe, verify_capacity
 from tailrank.tuning.search import Point, SearchResult, merit
 from tailrank.tuning.verification import Verified, verify_best
 
-# Beyond so many queries chance is small beside what a simulation does not know; and a run that is
-# over within the SLA's limit keeps it at any load, so that it lasts two of them.
+# Beyond so many queries chance is small beside what a simulation does not know. A run that is over
+# within the SLA's limit keeps it at any load: beyond what workers can do, it lasts two of them.
 _SIMULATED_QUERIES_MAX, _LIMITS_MIN = 20_000, 2
 
 OnProgress = Callable[[str, float, str], None]
@@ -103,6 +103,7 @@ class _Search:
         self._simulate_until_s = config.simulate_share * config.budget_s
         self._strict: dict[Candidate, Capacity] = {}  # in runs as long as the live ones
         self._tables: dict[str, ServiceTimeTable] = {}  # by device
+        self._start_qps = 0.0  # of the searches, below what the cores can do
 
     def profile(self, given: Mapping[str, ServiceTimeTable]) -> None:
         """The service times of every device: given, kept, or measured now."""
@@ -134,17 +135,18 @@ class _Search:
     def simulate(self) -> OperatingPoint:
         """The best settings of every contender, by simulation."""
         config, found = self._config, list[PolicyCapacity]()
-        at_most = config.contenders[0].space.candidates()[0]  # the baseline: on all cores
+        contenders = config.contenders  # the first is the baseline, on all cores
+        fleet = self._fleet(contenders[0].space.candidates()[0])
+        self._start_qps = rough_capacity_qps(self._load, fleet)
         search = ContenderSearch(
             self._simulate,
             config.sla,
             config.bounds,
             search=config.search,
-            start_qps=rough_capacity_qps(self._load, self._fleet(at_most)),
+            start_qps=self._start_qps,
             seed=config.seed,
         )
         interrupted = False
-        contenders = config.contenders
         for index, contender in enumerate(contenders):
             try:
                 one, interrupted = self._find(contender, search, found, len(contenders))
@@ -254,19 +256,17 @@ class _Search:
 
     def _capacity(self, kept: Bracket, ends: Sequence[Measurement]) -> Capacity:
         """A capacity from what its ends have shown, that of the capacity first."""
-        probes = [
-            Probe(seen.offered_qps, seen, self._config.judge(seen, self._config.sla))
-            for seen in ends
-        ]
+        judge, sla = self._config.judge, self._config.sla
+        probes = [Probe(seen.offered_qps, seen, judge(seen, sla)) for seen in ends]
         return Capacity(kept.low_qps, kept.high_qps, tuple(probes), ends[0])
 
     def _simulate(
         self, candidate: Candidate, qps: float, num_queries: int | None = None
     ) -> Measurement:
         """A simulated run; of as many queries as a live one where no number is given."""
-        least = math.ceil(qps * _LIMITS_MIN * self._config.sla.latency_ns / 1e9)
-        length = num_queries or self._load.num_queries(qps)
-        length = min(max(length, least), max(num_queries or 0, _SIMULATED_QUERIES_MAX))
+        limits_ns = _LIMITS_MIN * self._config.sla.latency_ns if qps > 2 * self._start_qps else 0
+        length = num_queries or min(self._load.num_queries(qps), _SIMULATED_QUERIES_MAX)
+        length = max(length, min(math.ceil(qps * limits_ns / 1e9), _SIMULATED_QUERIES_MAX))
         fleet = self._fleet(candidate)
         load = replace(self._load, num_workers=len(fleet.devices), queries=length)
         return simulate_load(load, fleet, self._config.policy_of(candidate), qps)[0]
@@ -394,7 +394,7 @@ def _served(
 
 def _words(point: Point[Candidate]) -> str:
     """A simulated point as people read it."""
-    threshold = point.value.offload_threshold_items
+    own, qps = point.value, point.capacity.capacity_qps
+    threshold = own.offload_threshold_items
     offload = "" if threshold is None else f"offload from {threshold}, "
-    batch = f"batch {point.value.batch_items_max}"
-    return f"{batch}, {offload}{point.capacity.capacity_qps:,.0f} queries/s"
+    return f"batch {own.batch_items_max}, {offload}{qps:,.0f} queries/s"

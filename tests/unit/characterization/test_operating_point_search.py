@@ -12,6 +12,7 @@ from tailrank.characterization.load_test import LoadTestConfig, simulate_load
 from tailrank.characterization.operating_point import OperatingPointConfig
 from tailrank.characterization.operating_point_search import find_operating_point
 from tailrank.characterization.service_time import BudgetTooShort
+from tailrank.characterization.stages import NoStages
 from tailrank.core.clock import ManualClock
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.service_time import ServiceTimeTable
@@ -191,17 +192,26 @@ def test_the_grid_tries_every_batch_with_every_threshold() -> None:
 
 def test_no_run_is_over_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any load would keep it: a short round found 1e100 queries/s for Kairos, and then none."""
-    runs: list[tuple[int, float]] = []
+    runs: list[tuple[int, float, float]] = []
 
     def spy(load, fleet, policy, qps):
-        runs.append((load.queries, load.queries / qps))
+        runs.append((load.queries, load.queries / qps, qps))
         return simulate_load(load, fleet, policy, qps)
 
     monkeypatch.setattr(operating_point_search, "simulate_load", spy)
     config = replace(CONFIG, sla=SLA.parse("p50=100ms"), policies=("static",), live=False)
-    find(Bench(), replace(config, sizes="fixed:24", fewer_workers=False))
-    assert all(seconds >= 0.2 or queries == 20_000 for queries, seconds in runs)
-    assert min(seconds for _, seconds in runs) < 0.3, "and is not much longer than it must be"
+    config = replace(config, sizes="fixed:24", fewer_workers=False)
+    bench = Bench()
+    search = operating_point_search._Search(
+        config, bench, NoStages(), lambda *words: None, lambda text: None, bench.clock
+    )
+    search.profile({})
+    best = search.simulate().tuned.candidate
+    assert min(queries for queries, *_ in runs) < 100, "what workers can do needs no longer run"
+    for qps in (10_000.0, 1e9):
+        search._simulate(best, qps, 24)
+        queries, seconds, _ = runs[-1]
+        assert seconds >= 0.2 or queries == 20_000
 
 
 def test_policies_that_cannot_use_the_devices_are_refused() -> None:
