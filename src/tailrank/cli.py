@@ -31,6 +31,7 @@ VERBS = (
     "colocate",
     "simulate",
     "serve",
+    "loadtest",
     "mlperf",
     "report",
     "doctor",

@@ -115,7 +115,7 @@ def serve(
         host=host, port=port, connections_max=max_connections, tls_cert=tls_cert, tls_key=tls_key
     )
     limits = RequestLimits(body_bytes_max=max_body, items_max=max_items)
-    token = None if token_file is None else _token(token_file)
+    token = None if token_file is None else read_token(token_file)
     names = _stage_names(stage, target)
     targets = [
         _target_config(name.target or None, tuned, scale, user_tables, precision, seed)
@@ -217,7 +217,7 @@ def _feature_files(
     return found
 
 
-def _token(file: Path) -> bytes:
+def read_token(file: Path) -> bytes:
     """The token in a file, without the newline that editors put behind it."""
     from tailrank.core.errors import RequestError
 

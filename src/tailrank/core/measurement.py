@@ -12,8 +12,8 @@ class Validity:
     """Whether a run may be believed.
 
     Args:
-        reasons: why not, each `code: sentence`, with code one of `generator_late`, `too_short`,
-            `unstable`; empty means valid.
+        reasons: why not, each `code: sentence`, with code one of `generator_late`, `client_busy`,
+            `too_short`, `unstable`; empty means valid.
     """
 
     reasons: tuple[str, ...] = ()

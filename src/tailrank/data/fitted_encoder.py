@@ -42,6 +42,8 @@ from tailrank.features import SIDES, FeatureSpec, Side
 
 Sources = dict[str, CategoryColumn | NumberColumns]
 _A_CATEGORY = "a text or a whole number, or null where it is missing"
+# Categories that a description of the model shows.
+_EXAMPLES = 1000
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]{1,8}")
 
 
@@ -99,6 +101,9 @@ def _table_encoder(spec: FeatureSpec, schema: Schema, fitted: TableFit) -> RowEn
             is_list=fitted.pooling_factor[feature.name] != 1.0,
             separator=feature.separator,
             max_length=feature.max_length,
+            num_values=feature.buckets if feature.encode == "id" else None,
+            known=_examples(feature, fitted),
+            mean_length=fitted.pooling_factor[feature.name],
         )
     scale: dict[Side, NumberScale] = {}
     for side in SIDES:
@@ -125,6 +130,13 @@ def _category_ids(
         return np.array([_hash_row(text, buckets) for text in texts], dtype=np.int64)
 
     return hashed, _A_CATEGORY
+
+
+def _examples(feature: FeatureColumn, fitted: TableFit) -> list[str]:
+    """The most frequent categories of a feature, as far as they were kept."""
+    if feature.encode != "vocabulary":
+        return []
+    return fitted.known[feature.table_name].head(_EXAMPLES).to_list()
 
 
 def _hash_row(text: object, buckets: int) -> int:
@@ -181,8 +193,11 @@ def _criteo_encoder(spec: FeatureSpec, vocabulary: Vocabulary) -> RowEncoder:
         if place < NUM_CATEGORIES:
             name = f"category_{place + 1}"
             allowed = "up to 8 hexadecimal digits, or null where it is missing"
-            ids = _hexadecimal_ids(text_index([f"{value:08x}" for value in known], (None, "")))
-            sources[name] = CategoryColumn(column=name, ids=ids, allowed=allowed)
+            texts = [f"{value:08x}" for value in known]
+            ids = _hexadecimal_ids(text_index(texts, (None, "")))
+            sources[name] = CategoryColumn(
+                column=name, ids=ids, allowed=allowed, known=texts[:_EXAMPLES]
+            )
         else:
             number = place - NUM_CATEGORIES
             index = {int(value): row for row, value in enumerate(known, FIRST_KNOWN_ID)}
@@ -233,7 +248,10 @@ def _adult_encoder(spec: FeatureSpec, fit: adult.AdultFit) -> RowEncoder:
     for name in adult.CATEGORIES:
         index = text_index(fit.known[name], (None, MISSING))
         sources[adult.feature_of_category(name)] = CategoryColumn(
-            column=name, ids=text_ids(index), allowed=_A_CATEGORY
+            column=name,
+            ids=text_ids(index),
+            allowed=_A_CATEGORY,
+            known=fit.known[name][:_EXAMPLES],
         )
     numbers = [
         name

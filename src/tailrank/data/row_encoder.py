@@ -77,6 +77,9 @@ class CategoryColumn:
         is_list: rows are lists, of which a missing one is empty; else a missing row is a value.
         separator: cuts texts into lists; None: a text is one value.
         max_length: only the last so many of a list; None: all.
+        num_values: where it takes whole numbers from 0, how many.
+        known: some of its categories, where those are texts.
+        mean_length: values of a row on average.
     """
 
     column: str
@@ -86,6 +89,9 @@ class CategoryColumn:
     is_list: bool = False
     separator: str | None = None
     max_length: int | None = None
+    num_values: int | None = None
+    known: Sequence[str] = ()
+    mean_length: float = 1.0
 
     def read(self, rows: Rows) -> JaggedColumn:
         """The ids of all rows.
@@ -326,6 +332,8 @@ def row_ids(spec: FeatureSpec, mean_sides: frozenset[Side] = frozenset()) -> Row
             allowed=f"whole numbers 0 to {limit - 1}",
             takes_arrays=True,
             is_list=feature.kind == "sequence" or feature.pooling_factor != 1.0,
+            num_values=limit,
+            mean_length=feature.pooling_factor,
         )
     return RowEncoder(spec, sources, mean_sides=mean_sides)
 

@@ -47,7 +47,7 @@ def _generator_late(result: RunResult, sla: SLA) -> str | None:
     if late_ns <= allowed_ns:
         return None
     return (
-        f"generator_late: idle workers released queries {late_ns / 1e6:.2f} ms late at p99; "
+        f"generator_late: queries were released {late_ns / 1e6:.2f} ms late at p99; "
         f"at most {allowed_ns / 1e6:.2f} ms can be borne"
     )
 

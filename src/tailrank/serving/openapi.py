@@ -14,6 +14,9 @@ from tailrank.features import Side
 from tailrank.serving.model import ServedModel
 from tailrank.serving.rank_request import RequestLimits, columns_of
 
+CATEGORIES = "x-categories"
+"""Where the document says what a schema cannot: which categories there are, and how many of them a
+row holds, so that a load test can ask for such."""
 _JSON = "application/json"
 _SCALARS = [{"type": kind} for kind in ("string", "number", "boolean", "null")]
 _ERROR = {
@@ -133,7 +136,16 @@ def _row(models: Sequence[ServedModel], side: Side) -> dict[str, Any]:
 def _value(source: CategoryColumn | NumberColumns) -> dict[str, Any]:
     if isinstance(source, CategoryColumn):
         several = {"type": "array", "items": {"anyOf": _SCALARS}}
-        return {"anyOf": [*_SCALARS, several], "description": source.allowed}
+        return {
+            "anyOf": [*_SCALARS, several],
+            "description": source.allowed,
+            CATEGORIES: {
+                "whole_numbers_below": source.num_values,
+                "examples": list(source.known),
+                "mean_length": source.mean_length,
+                "is_list": source.is_list,
+            },
+        }
     if len(source.columns) < source.width:
         size = {"minItems": source.width, "maxItems": source.width}
         return {"type": "array", "items": {"type": "number"}, **size, "description": source.allowed}
