@@ -17,9 +17,9 @@ from tailrank.core.service_time import ServiceTimeTable
 CPU = "cpu"  # the device whose slots are threads that compute themselves, a core for each
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Fleet:
-    """Worker slots and service-time tables.
+    """Worker slots and service-time tables; equal where slots are alike and tables the very same.
 
     Args:
         devices: the device of each worker slot, such as `cpu` or `cuda`.
@@ -42,6 +42,9 @@ class Fleet:
                 if (model, device) not in self.tables:
                     known = ", ".join(repr(at) for of, at in self.tables if of == model)
                     raise ConfigError("fleet.devices", device, f"a device of {model!r}: {known}")
+
+    def __hash__(self) -> int:
+        return hash(self.devices)  # tables come in a mapping, which has none
 
     @classmethod
     def uniform(cls, table: ServiceTimeTable, num_workers: int, *, model: str = "") -> Fleet:

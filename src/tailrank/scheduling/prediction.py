@@ -72,7 +72,7 @@ class Prediction:
 
 @lru_cache(maxsize=16)
 def predict(fleet: Fleet, device: str, batch_items_max: int, batch_parts_max: int) -> Prediction:
-    """A `Prediction`, the same one for the same fleet: a search simulates it a thousand times."""
+    """A `Prediction`, the same one for equal fleets: a search simulates them a thousand times."""
     return Prediction(fleet, device, batch_items_max, batch_parts_max)
 
 

@@ -2,6 +2,7 @@
 
 from tests.fleets import line_fleet
 
+from tailrank.core.fleet import Fleet
 from tailrank.core.query import Query
 from tailrank.scheduling import prediction
 from tailrank.scheduling.prediction import Prediction, predict
@@ -33,6 +34,10 @@ def test_what_is_remembered_is_bounded_and_what_is_forgotten_is_found_again(monk
 
 
 def test_runs_on_one_fleet_share_what_is_known_of_it():
+    again = Fleet(FLEET.devices, dict(FLEET.tables))  # as a search makes one for each run
+    assert predict(again, "cpu", 300, 8) is predict(FLEET, "cpu", 300, 8)
+    fewer = Fleet(FLEET.devices[:1], FLEET.tables)
+    assert predict(fewer, "cpu", 300, 8) is not predict(FLEET, "cpu", 300, 8)
     assert predict(FLEET, "cpu", 300, 8) is predict(FLEET, "cpu", 300, 8)
     assert predict(FLEET, "cpu", 300, 8) is not predict(FLEET, "cpu", 200, 8)
     assert predict(line_fleet(2, 100.0, 10.0), "cpu", 300, 8) is not predict(FLEET, "cpu", 300, 8)
