@@ -77,7 +77,7 @@ class ServiceTimeTable:
         key = num_parts, num_items, num_ids
         medians = self._known.get(key)
         if medians is None:
-            if len(self._known) == _KNOWN_MAX:
+            if len(self._known) >= _KNOWN_MAX:  # two threads may both add the last one
                 self._known.clear()
             medians = self._known[key] = BatchMedians(self, key)
         return medians

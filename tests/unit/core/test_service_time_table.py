@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tailrank.core import service_time
 from tailrank.core.errors import ConfigError, DataError, OutsideProfile
 from tailrank.core.service_time import ServiceTimeTable
 
@@ -30,6 +31,16 @@ def test_linear_between_points_and_exact_on_them():
         expected = 1000 * parts + 50 * items + 200 * busy
         assert table.lookup_ns(parts, items, 8 * items, busy) == expected
         assert table.lookup_ns(parts, items, 8 * items, busy) == expected  # remembered
+
+
+def test_what_is_remembered_is_bounded_even_where_threads_went_beyond(monkeypatch):
+    table = make_table()
+    for items in range(1, 9):
+        table.lookup_ns(1, items, 8 * items, 1)
+    monkeypatch.setattr(service_time, "_KNOWN_MAX", 7)  # one less than there are by now
+    for items in range(9, 90):
+        assert table.lookup_ns(1, items, 8 * items, 1) == 1200 + 50 * items
+        assert len(table._known) <= 7
 
 
 @pytest.mark.parametrize(
