@@ -100,3 +100,16 @@ def test_large_products_of_a_trained_layer_are_native(monkeypatch: pytest.Monkey
 def test_what_does_not_fit_is_refused(right: Tensor, initial: Tensor | None, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         trained_linear.product(torch.ones(2, 4), right, initial)
+
+
+def test_the_result_is_fp32_whatever_torch_makes_by_default() -> None:
+    """Into numbers of two bytes the kernel would write beyond the end."""
+    left, right = torch.full((3, 4), 0.5), torch.ones(4, 5)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        out = trained_linear.product(left, right)
+    finally:
+        torch.set_default_dtype(default)
+    assert out.dtype is torch.float32
+    assert (out == 2.0).all()

@@ -64,7 +64,7 @@ def product(
             given = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
             raise ConfigError(name, given, f"fp32 {shape} on cpu")
     initial = None if initial is None else initial.contiguous()
-    out = torch.empty(rows, columns)
+    out = torch.empty(rows, columns, dtype=torch.float32, device="cpu")  # whatever the defaults
     native.extension().product(
         choose_dense_isa(isa),
         rows,
