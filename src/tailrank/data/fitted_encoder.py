@@ -97,8 +97,9 @@ def _table_encoder(spec: FeatureSpec, schema: Schema, fitted: TableFit) -> RowEn
             ids=ids,
             allowed=allowed,
             takes_arrays=feature.encode == "id",
-            # Training saw lists, unless there was one id in every row.
-            is_list=fitted.pooling_factor[feature.name] != 1.0,
+            # Training saw lists, unless there was one id in every row: of those that are cut out of
+            # texts an absent one is empty, however many there are on average.
+            is_list=feature.separator is not None or fitted.pooling_factor[feature.name] != 1.0,
             separator=feature.separator,
             max_length=feature.max_length,
             num_values=feature.buckets if feature.encode == "id" else None,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.unit.data.adult_files import people, write_adult
 from tests.unit.data.movielens_files import write_movielens
-from tests.unit.data.table_files import in_order, make_rows, open_file, write_parquet
+from tests.unit.data.table_files import in_order, make_rows, open_file, write_csv, write_parquet
 from tests.unit.data.test_criteo import make_lines, write
 from tests.unit.data.test_movielens import open_folder
 
@@ -20,6 +20,7 @@ from tailrank.data.dataset import SPLITS, Dataset
 from tailrank.data.fitted_encoder import open_encoder
 from tailrank.data.registry import open_dataset
 from tailrank.data.row_encoder import RowEncoder, Rows
+from tailrank.data.schema import FeatureColumn, LabelColumn, Schema
 from tailrank.data.selection import select_features
 from tailrank.features import SIDES, FeatureBatch, Side
 
@@ -72,6 +73,23 @@ def test_a_table(tmp_path: Path, as_lists: bool, names: tuple[str, ...] | None) 
     ]
     assert len(batches) > 50
     assert_same(FeatureBatch.concat(batches), everything(dataset))
+
+
+def test_lists_that_hold_one_on_average_are_still_lists(tmp_path: Path) -> None:
+    """An absent one is empty, as in training, and no missing category."""
+    cells = ["a|b" if row % 2 else None for row in range(140)]
+    rows = [{"y": row // 2 % 2, "tags": cell} for row, cell in enumerate(cells)]
+    tags = FeatureColumn(name="tags", separator="|")
+    schema = Schema(label=LabelColumn(column="y"), features=(tags,))
+    dataset = open_file(write_csv(tmp_path / "t.csv", rows), schema)
+    assert [feature.pooling_factor for feature in dataset.spec.sparse("item")] == [1.0]
+    encoder = encoder_of(dataset, tmp_path / "model")
+    trained = everything(dataset).item
+    for absent in (None, "", []):
+        asked = [{"tags": absent if row["tags"] is None else row["tags"]} for row in rows]
+        found = encoder.side(rows_of(encoder, "item", asked))
+        assert torch.equal(found.values_L, trained.values_L)
+        assert torch.equal(found.offsets, trained.offsets)
 
 
 def test_a_category_is_a_text_whatever_it_comes_as(tmp_path: Path) -> None:
