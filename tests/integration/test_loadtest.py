@@ -69,6 +69,8 @@ def test_a_load_is_measured_and_written(url: str, token, ranker, tmp_path: Path,
     assert metrics["num_shed"] == metrics["num_failed"] == metrics["num_unanswered"] == 0
     assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p99"] <= metrics["latency_ms_max"]
     assert metrics["latency_ms_p99"] == metrics["accepted_latency_ms_p99"]
+    intervals = result["intervals"]
+    assert intervals["latency_ms_p99"] == intervals["accepted_latency_ms_p99"]
     assert sum(ranker.sizes) > 60 * 10
     assert "sesame" not in json.dumps(result)
     assert json.loads((out / "result.json").read_text())["metrics"] == metrics
@@ -89,13 +91,15 @@ def test_what_the_server_turns_away_is_listed_apart(capsys) -> None:
     with listening(Starlette(routes=routes)) as url:
         code = main(["loadtest", "--url", url, *RUN, "--sla", "p99=10s"])
     said = capsys.readouterr()
-    metrics = json.loads(said.out)["metrics"]
+    result = json.loads(said.out)
+    metrics = result["metrics"]
     assert code in (ExitCode.BOUND_MISSED, ExitCode.INVALID_MEASUREMENT)
     # Of 60 after a first one 15 each; the six that are left out may hold some of them.
     assert 9 <= metrics["num_shed"] <= 15
     assert 9 <= metrics["num_failed"] <= 15
     assert metrics["latency_ms_p99"] is None, "infinite"
     assert metrics["accepted_latency_ms_p99"] < 10_000
+    assert result["intervals"]["accepted_latency_ms_p99"][0] > 0
     assert 0 < metrics["goodput_qps"] == metrics["achieved_qps"]
     assert "queries failed; the first: 500" in said.err
 

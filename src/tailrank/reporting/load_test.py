@@ -41,10 +41,9 @@ def metrics(
         found["goodput_qps"] = _goodput_qps(at, sla)
     for percentile in _percentiles(sla):
         found[_name(percentile)] = summary.percentile(percentile).value / 1e6
-    answered_ns = summary.sorted_ns[np.isfinite(summary.sorted_ns)]
-    if len(answered_ns):
-        p99 = LatencySummary.of(answered_ns).percentile(99.0)
-        found["accepted_latency_ms_p99"] = p99.value / 1e6
+    accepted = _accepted(summary)
+    if accepted is not None:
+        found["accepted_latency_ms_p99"] = accepted.percentile(99.0).value / 1e6
     lateness = LatencySummary.of(run.wake_lateness_ns.astype(np.float64))
     return found | {
         "latency_ms_max": summary.max_ns / 1e6,
@@ -64,6 +63,10 @@ def intervals(
     for percentile in _percentiles(sla):
         estimate = at.summary.percentile(percentile)
         bounds[_name(percentile)] = (estimate.low / 1e6, estimate.high / 1e6)
+    accepted = _accepted(at.summary)
+    if accepted is not None:
+        estimate = accepted.percentile(99.0)
+        bounds["accepted_latency_ms_p99"] = (estimate.low / 1e6, estimate.high / 1e6)
     if capacity is not None:
         bounds["capacity_qps"] = (capacity.low_qps, capacity.high_qps)
     return bounds
@@ -96,6 +99,13 @@ def report_data(at: Measurement, run: RunResult, sla: SLA | None) -> ReportData:
         latency_cdf=[LatencyCurve.of(f"{at.offered_qps:,.0f} queries/s", at.summary)],
         query_time=list(query_times(run)),
     )
+
+
+def _accepted(summary: LatencySummary) -> LatencySummary | None:
+    """Latencies of what was answered, in order of arrival; None: nothing was."""
+    latency_ns = summary.arrival_order_ns
+    answered = np.isfinite(latency_ns)
+    return LatencySummary.of(latency_ns[answered]) if answered.any() else None
 
 
 def _goodput_qps(at: Measurement, sla: SLA) -> float:
