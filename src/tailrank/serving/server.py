@@ -22,6 +22,8 @@ from tailrank.core.errors import RequestError
 
 _BACKLOG = 2048
 _HEADER_SECONDS = 10.0
+# Of headers that have not ended, besides what came with their first bytes.
+_HEADER_BYTES_MAX = 1 << 16
 _KEEP_ALIVE_SECONDS = 75
 # After the signal: for queries that are being ranked, and clients that read slowly.
 _GRACE_SECONDS = 30
@@ -123,31 +125,64 @@ class _Server(uvicorn.Server):
 
 
 class _PatientProtocol(HttpToolsProtocol):
-    """Closes a connection that takes too long over its headers, or sends nothing at all."""
+    """Closes a connection that takes too long, or too much, over what nobody waits for.
+
+    That is nothing at all, headers, and a body whose request has been answered already.
+    """
 
     _patience: asyncio.TimerHandle | None = None
+    _in_headers = _in_request = False
+    _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
-        self._wait_for_headers()
+        limit = self.config.limit_concurrency
+        beyond = limit is not None and len(self.connections) > limit
+        # uvicorn counts at each request, and would refuse those who came before as well.
+        self.limit_concurrency = 0 if beyond else None
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A client has gone."""
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+        in_headers = self._in_headers
+        super().data_received(data)
+        if in_headers and self._in_headers:
+            self._header_bytes += len(data)
+            if self._header_bytes > _HEADER_BYTES_MAX and not self.transport.is_closing():
+                self.send_400_response("The headers are too large.")
+
     def on_message_begin(self) -> None:
         """A request has begun."""
         super().on_message_begin()
-        self._wait_for_headers()
+        self._in_headers = self._in_request = True
+        self._header_bytes = 0
+        self._wait()
 
     def on_headers_complete(self) -> None:
         """All headers are there."""
         self._stop_waiting()
+        self._in_headers = False
         super().on_headers_complete()
 
-    def _wait_for_headers(self) -> None:
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        self._stop_waiting()
+        self._in_request = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """It has been answered, perhaps before its body was read."""
+        super().on_response_complete()
+        if self._in_request and not self.transport.is_closing():
+            self._wait()
+
+    def _wait(self) -> None:
         self._stop_waiting()
         self._patience = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
 
