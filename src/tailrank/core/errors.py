@@ -20,6 +20,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+# Nobody types a longer name; to compare one of megabytes would take seconds.
+_TYPED_MAX = 200
+
 
 class TailrankError(Exception):
     """Base of every error that a user can cause or mend; its text is one line for the user."""
@@ -42,7 +45,7 @@ class ConfigError(TailrankError):
         if value is None or (isinstance(value, list) and not value):
             super().__init__(f"{field}: missing; expected {allowed}")
         else:
-            super().__init__(f"{field}: got {value!r}; allowed: {allowed}")
+            super().__init__(f"{field}: got {readable(value)}; allowed: {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -108,8 +111,18 @@ def one_of(names: Sequence[str], given: str) -> str:
     return (f"{', '.join(most)} or {last}" if most else last) + closest([*most, last], given)
 
 
+def readable(value: object) -> str:
+    """A value as an error shows it."""
+    try:
+        return repr(value)
+    except RecursionError:  # as a client may send it
+        return f"a {type(value).__name__} nested too deeply"
+
+
 def closest(names: Iterable[str], given: str) -> str:
     """The question whether the most similar name was meant; empty where none is similar."""
+    if len(given) > _TYPED_MAX:
+        return ""
     found = difflib.get_close_matches(given, list(names), 1)
     return f"; did you mean {found[0]!r}?" if found else ""
 

@@ -66,7 +66,9 @@ def parse_infer(
     """
     split = len(body)
     if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > split:
+        # As text first: Python reads no number of thousands of digits.
+        fits = header_length.isdecimal() and len(header_length) <= len(str(split))
+        if not fits or int(header_length) > split:
             raise ConfigError(HEADER_LENGTH, header_length, f"0 to {split}, the body's bytes")
         split = int(header_length)
     try:

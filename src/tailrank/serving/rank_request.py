@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 import torch
 
-from tailrank.core.errors import ConfigError, RequestError, closest
+from tailrank.core.errors import ConfigError, RequestError, closest, readable
 from tailrank.data.row_encoder import CategoryColumn, NumberColumns, Rows
 from tailrank.features import SIDES, Side
 from tailrank.serving.candidates import Candidates, Ids
@@ -169,7 +169,7 @@ def fault(error: ConfigError | RequestError) -> dict[str, str]:
 
 def shown(value: object) -> str:
     """A value as an error shows it: in ASCII, and not all of a long one."""
-    text = ascii(value)
+    text = readable(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."
 
 

@@ -5,7 +5,14 @@ import pickle
 import pytest
 
 from tailrank.core import errors
-from tailrank.core.errors import ConfigError, DataError, RequestError, TailrankError, one_of
+from tailrank.core.errors import (
+    ConfigError,
+    DataError,
+    RequestError,
+    TailrankError,
+    closest,
+    one_of,
+)
 
 
 def test_config_error_names_field_value_and_allowed():
@@ -17,6 +24,14 @@ def test_config_error_names_field_value_and_allowed():
 @pytest.mark.parametrize("nothing", [None, []])
 def test_what_is_missing_is_called_so(nothing):
     assert str(ConfigError("--label", nothing, "a column")) == "--label: missing; expected a column"
+
+
+def test_a_value_of_lists_without_end_is_named():
+    value: list = []
+    for _ in range(100_000):
+        value = [value]
+    error = ConfigError("user", value, "less")
+    assert str(error) == "user: got a list nested too deeply; allowed: less"
 
 
 def test_request_error_names_field_and_reason():
@@ -33,6 +48,11 @@ def test_request_error_names_field_and_reason():
 )
 def test_names_come_with_the_one_that_was_likely_meant(given, said):
     assert one_of(["dlrm", "static", "coalescing"], given) == said
+
+
+def test_what_nobody_typed_is_compared_with_no_name(monkeypatch):
+    monkeypatch.setattr(errors.difflib, "get_close_matches", lambda *given: pytest.fail("compared"))
+    assert closest(["dlrm"], "dlrm" * 1_000_000) == ""
 
 
 @pytest.mark.parametrize(("line", "place"), [(None, "day.tsv"), (7, "day.tsv:7")])

@@ -136,9 +136,7 @@ def test_texts_come_in_both_forms() -> None:
 def test_a_timeout_is_a_deadline(client: TestClient) -> None:
     assert client.post(INFER, json=as_json() | {"parameters": {"timeout": 10**8}}).is_success
     late = client.post(INFER, json=as_json() | {"parameters": {"timeout": 1}})
-    if late.status_code != 200:  # a microsecond is not enough where a call takes longer
-        assert late.status_code == 429
-        assert late.headers["Retry-After"] == "1"
+    assert (late.status_code, late.headers.get("Retry-After")) == (429, "1")
 
 
 def test_each_task_is_an_output() -> None:
@@ -211,6 +209,7 @@ def test_bad_binary_data_is_a_400(client: TestClient) -> None:
         (content + b"1", headers[HEADER_LENGTH]),
         (content, "x"),
         (content, str(len(content) + 1)),
+        (content, "9" * 5000),
         (content, str(int(headers[HEADER_LENGTH]) - 1)),
     ):
         answer = client.post(INFER, content=body, headers={HEADER_LENGTH: length})
