@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,7 +20,7 @@ from tailrank.serving.metrics import EngineMetrics
 from tailrank.serving.openapi import describe
 from tailrank.serving.rank_request import RequestLimits, answer, parse_rank
 
-_OPEN_TO_ALL = "/health/"  # probes bring no token
+_OPEN_TO_ALL = ("/health/", "/v2/health/")  # probes bring no token
 
 
 def build_app(
@@ -63,7 +63,7 @@ def build_app(
             Route("/openapi.json", openapi),
             *open_inference_http.routes(engine, limits),
         ],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, ClientDisconnect: _gone},
     )
     return app if token is None else _BearerToken(app, token)
 
@@ -87,3 +87,8 @@ class _BearerToken:
 async def _http_error(request: Request, error: Any) -> Response:
     """Unknown path, wrong method, a body too large or too slow."""
     return json_answer({"error": {"reason": error.detail}}, error.status_code, error.headers)
+
+
+async def _gone(request: Request, error: Any) -> Response:
+    """The client left before its body was there: nobody reads this, and it is no fault of ours."""
+    return Response(status_code=400)

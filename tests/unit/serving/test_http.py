@@ -140,6 +140,17 @@ def test_a_bad_body_is_a_400_that_names_field_and_reason(
     assert len(error["reason"]) < 300
 
 
+def test_values_nested_without_end_are_a_400(client: TestClient) -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    for name, shape in (("user", b"%b"), ("user.seen", b'{"age":1,"seen":%b}')):
+        items = json.dumps(COLUMNS).encode()
+        content = b'{"items":%b,"user":%b}' % (items, shape % deep)
+        answer = client.post("/v1/rank", content=content)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["field"] == name
+        assert "nested too deeply" in answer.json()["error"]["reason"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"user": NaN}', b"[" * 5000])
 def test_what_is_no_json_is_a_400(client: TestClient, content: bytes) -> None:
     answer = client.post("/v1/rank", content=content)
@@ -172,6 +183,20 @@ def test_a_body_that_does_not_arrive_is_a_408(engine: Engine) -> None:
     asyncio.run(app(scope | {"query_string": b"", "root_path": ""}, receive, send))
     assert sent[0]["status"] == 408
     assert b"within 0.01 s" in sent[1]["body"]
+
+
+def test_a_client_that_leaves_in_its_body_is_no_error_of_the_server(engine: Engine) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    for path in ("/v1/rank", "/v2/models/plain/infer"):
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        asyncio.run(
+            build_app(engine)(scope | {"query_string": b"", "root_path": ""}, receive, send)
+        )
 
 
 def test_what_would_be_late_or_too_much_is_a_429_that_says_when_to_come_again() -> None:
@@ -232,7 +257,8 @@ def test_a_token_opens_everything_and_probes_need_none(engine: Engine) -> None:
         assert answer.status_code == 401
         assert "Bearer" in answer.json()["error"]["reason"]
     assert client.get("/metrics").status_code == 401
-    assert client.get("/health/live").status_code == 200
+    for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
+        assert client.get(path).status_code == 200
     good = {"Authorization": "Bearer s3cret"}
     assert client.post("/v1/rank", json=body(), headers=good).status_code == 200
     assert client.get("/openapi.json", headers=good).json()["security"] == [{"token": []}]
