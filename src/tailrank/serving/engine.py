@@ -7,11 +7,13 @@ was tuned. This module must not know any protocol.
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from traceback import format_tb
 
 from tailrank.characterization.target import initialise_worker
 from tailrank.core.errors import Overloaded, ServingError
@@ -31,6 +33,8 @@ from tailrank.serving.prediction import predictor
 from tailrank.serving.ranking import Asked, Ranked, asked_of, outcome_of, rank_batch
 from tailrank.serving.stages import Cascade, Filter, check_names
 from tailrank.serving.stats import EngineStats
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +291,10 @@ class Engine:
         finally:
             self._inbox.shut()
             self.placed.close()
+        if self._crash is not None and self._inbox.wait_until_open():
+            # Nobody waits for a run that had begun. Its text may hold feature values.
+            where = "".join(format_tb(self._crash.__traceback__))
+            _log.error("the engine has died: %s\n%s", type(self._crash).__name__, where)
 
     def _predictor(self, model: ServedModel) -> Predict:
         return predictor(

@@ -162,6 +162,26 @@ def test_draining_answers_what_has_come_and_refuses_the_rest() -> None:
     engine.drain()  # again: nothing to do
 
 
+def test_an_engine_that_dies_says_where_and_nothing_of_the_features(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of()
+    engine.start()
+
+    value = 31337
+
+    def breaks(*given: object) -> None:
+        raise LookupError(value)
+
+    monkeypatch.setattr(engine, "_count", breaks)
+    engine.submit(queries(1)[0])
+    engine._thread.join(30)
+    assert not engine.is_alive
+    assert "the engine has died: LookupError" in caplog.text
+    assert "_on_end" in caplog.text
+    assert str(value) not in caplog.text
+
+
 def test_whoever_goes_away_does_not_disturb_the_others(engine: Engine) -> None:
     ranker = engine.model.ranker
     assert isinstance(ranker, PlainRanker)
