@@ -48,7 +48,7 @@ class LoadTarget:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             raise RequestError("--url", f"got {url!r}; {wanted}") from None
-        beyond = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        beyond = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
         if parts.scheme not in ("http", "https") or not parts.hostname or beyond:
             raise RequestError("--url", f"got {url!r}; {wanted}")
         tls = None
@@ -89,7 +89,7 @@ class LoadTarget:
 
     def request(self, path: str, body: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
         """The pieces of a POST, headers first."""
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
+        lines = [f"POST {path} HTTP/1.1", f"Host: {self.url.partition('://')[2]}"]
         lines += [f"{name}: {value}" for name, value in self._headers().items()]
         lines += [f"Content-Length: {sum(map(len, body))}", "", ""]
         return ["\r\n".join(lines).encode(), *body]

@@ -162,7 +162,7 @@ def test_a_client_that_sends_late_makes_the_run_invalid(target: LoadTarget) -> N
     assert any("released 5.00 ms late" in reason for reason in reasons.reasons)
 
 
-def testbusy_times_are_the_union_of_all() -> None:
+def test_busy_times_are_the_union_of_all() -> None:
     found = busy_times(np.array([0, 1, 5, 9]), np.array([4, 2, 7, 20]))
     assert found.started_ns.tolist() == [0, 5, 9]
     assert found.done_ns.tolist() == [4, 7, 20]
@@ -194,8 +194,23 @@ def test_an_alarm_never_goes_off_early() -> None:
     assert rang[0] >= due[0]
 
 
+@pytest.mark.parametrize("host", ["[::1]:8000", "127.0.0.1:8000", "example.org"])
+def test_requests_name_the_host_as_it_was_typed(host: str) -> None:
+    headers, _ = LoadTarget.parse(f"http://{host}").request("/ask", [b"1"])
+    assert f"\r\nHost: {host}\r\n".encode() in bytes(headers)
+
+
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:8000", "ftp://a", "http://", "http://a:b", "http://a/path", "http://u@a"]
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://a",
+        "http://",
+        "http://a:b",
+        "http://a/path",
+        "http://u@a",
+        "http://:p@a",
+    ],
 )
 def test_a_bad_address_is_refused(url: str) -> None:
     with pytest.raises(RequestError, match="expected http://HOST:PORT"):
