@@ -74,7 +74,7 @@ def test_ncf_trains_on_an_own_table_as_it_is(tmp_path: Path, capsys) -> None:
     [
         ("dlrm", 1, [], "all 100 training rows have label 0"),
         ("dlrm", 2, ["--top-mlp", "0"], "--top-mlp: got '0'; allowed: whole numbers from 1"),
-        ("dlrm", 2, ["--select-by", "ndcg_at_10"], "select_by"),
+        ("dlrm", 2, ["--select-by", "ndcg_at_10"], "--select-by: got 'ndcg_at_10'"),
         ("dlrm", 2, ["--task-weights", "1,2"], "task"),
         ("dlrm", 2, ["--warmup-steps", "5000"], "less than the 10 steps planned"),
         ("ncf", 2, ["--embedding-dim", "16"], "a multiple of 3 for neumf: --embedding-dim 15"),
