@@ -126,6 +126,7 @@ def _nurse(control: socket.socket, compute: Compute, initialise: Callable[[], No
     with contextlib.suppress(ChildProcessError):  # nobody is left
         while time.monotonic() < end_s:
             os.waitpid(-1, os.WNOHANG)
+            # Children whose ends are not reported (SIGCHLD is ignored) can only be looked for.
             time.sleep(0.002)
         os.killpg(0, signal.SIGKILL)
 

@@ -111,7 +111,8 @@ class WorkerPool:
         self._recorder = recorder
         self._drain_timeout_ns = drain_timeout_ns
         self._loop: Loop
-        self._ready = threading.Barrier(num_workers + 1, action=self._begin)
+        self._ready = threading.Barrier(num_workers, action=self._begin)
+        self._began_s: float | None = None
         self._mailbox: list[Batch | None] = [None] * num_workers
         self._inbox_lock = threading.Lock()
         self._idle_lock = threading.Lock()
@@ -140,18 +141,13 @@ class WorkerPool:
         ]
         for thread in threads:
             thread.start()
+        # Ctrl-C interrupts this thread, so it never waits at the barrier: an interrupt just as it
+        # is given the barrier's lock leaves the lock taken, and `abort` waiting for it for ever,
+        # while the workers go on.
         try:
-            self._ready.wait()
-            # Workers end by themselves; the bound is for one that never returns from a batch.
-            began_s = time.monotonic()
             for thread in threads:
-                while thread.is_alive():
-                    end_s = began_s + self._drain_ns / 1e9 + _JOIN_GRACE_S
-                    if (left_s := end_s - time.monotonic()) <= 0:
-                        break
+                while thread.is_alive() and (left_s := self._left_s()) > 0:
                     thread.join(min(left_s, _JOIN_STEP_S))
-        except threading.BrokenBarrierError:
-            pass  # a worker could not be initialised; its error is raised below
         finally:
             self._ready.abort()  # an interrupt may leave workers waiting there
             self._stop()
@@ -164,6 +160,12 @@ class WorkerPool:
         if self._crash is not None:
             raise self._crash
         return self._drained
+
+    def _left_s(self) -> float:
+        """How long to wait on: workers end by themselves, but for one that never leaves a batch."""
+        if self._began_s is None:
+            return _JOIN_STEP_S
+        return self._began_s + self._drain_ns / 1e9 + _JOIN_GRACE_S - time.monotonic()
 
     def _work(self, slot: int) -> None:
         """One worker's life."""
@@ -275,6 +277,7 @@ class WorkerPool:
     def _begin(self) -> None:
         """All workers are ready: this is time 0."""
         self._clock.start()
+        self._began_s = time.monotonic()
         self._inbox.open(self._clock, self._wake_leader)
 
     def _is_over(self) -> bool:

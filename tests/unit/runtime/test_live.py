@@ -182,6 +182,24 @@ def test_a_worker_that_never_returns_is_reported_not_waited_for(monkeypatch):
     assert isinstance(result.first_error, WorkerDied)
 
 
+def test_the_thread_that_ctrl_c_interrupts_never_waits_at_the_workers_barrier():
+    """An interrupt as it is given the barrier's lock would leave that lock taken, for ever."""
+    waited = []
+
+    def watch(frame, event, _):
+        if event == "call" and frame.f_code is threading.Barrier.wait.__code__:
+            waited.append(threading.current_thread().name)
+
+    schedule = [Query(number, "m", 0, None, 1, 1) for number in range(3)]
+    sys.setprofile(watch)
+    try:
+        result = run_live(schedule, STATIC, num_workers=1, run_batch=null_results, config=UNPINNED)
+    finally:
+        sys.setprofile(None)
+    assert (result.queries.outcome == QueryOutcome.ANSWERED).all()
+    assert waited == []
+
+
 def test_a_failing_batch_costs_its_query_only():
     schedule = draw_schedule(WorkloadConfig(sizes="fixed:5"), qps=20_000, num_queries=100)
 
