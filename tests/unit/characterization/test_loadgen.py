@@ -140,7 +140,9 @@ def test_a_failing_ranker_is_told_before_loadgen_begins(tmp_path):
 
 
 LONG_RUN = """
-import sys
+import signal, sys
+# Whoever runs the tests in the background of a shell has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tailrank.characterization.loadgen import LoadGenConfig, run_loadgen
 from tailrank.core.sla import SLA
