@@ -158,7 +158,8 @@ def test_no_query_waits_past_the_delay_limit_while_a_worker_is_free(schedule, po
         fleet=fleet_for(policy, num_workers),
     )
     queries, batches = result.queries, result.batches
-    for due_ns, started_ns in zip(queries.scheduled_ns, queries.started_ns, strict=True):
+    rows = zip(queries.scheduled_ns.tolist(), queries.started_ns.tolist(), strict=True)
+    for due_ns, started_ns in rows:
         limit_ns = due_ns + policy.delay_max_ns
         if started_ns > limit_ns:
             # From its limit to its start, every worker was on a batch.

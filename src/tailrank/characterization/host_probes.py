@@ -107,6 +107,18 @@ def cpu_times(path: Path = Path("/proc/stat")) -> tuple[int, int]:
     return (ticks[7] if len(ticks) > 7 else 0), sum(ticks[:8])
 
 
+def busy_ticks(path: Path = Path("/proc/stat")) -> dict[int, tuple[int, int]]:
+    """Ticks of each core since boot, by its number: (not idle, all of them)."""
+    found = {}
+    for line in path.read_text(encoding="ascii").splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            ticks = [int(field) for field in fields[:8]]
+            # Waiting for a disk is idle, too; what the hypervisor has stolen nobody could use.
+            found[int(name.removeprefix("cpu"))] = sum(ticks) - sum(ticks[3:5]), sum(ticks)
+    return found
+
+
 def crowding() -> str | None:
     """Why torch's threads would be in the way of other work here; None where they are not.
 

@@ -4,7 +4,7 @@ The batches run in the live runtime itself, every worker saturated: what is time
 spends on a batch when it serves, the loop's cost, pinning and interpreter settings included. The
 points of the grid are visited in rounds and in shuffled order, so that a slow minute of a shared
 machine falls on all of them alike. Where the time allowed is short, visits are left out, and
-this is said.
+this is said. What a batch takes longer on a worker that was idle is measured apart (`wake_up`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from tailrank.characterization.wake_up import measure_wake_up
 from tailrank.core.clock import Clock, MonotonicClock
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.core.query import Batch, Query
@@ -32,6 +33,7 @@ NUM_ITEMS_GRID = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1000
 NUM_PARTS_GRID = (1, 2, 4, 8)
 _SPREAD_POINTS = 200  # quantiles that stand for the distribution of the ratios
 _ROUNDS, _REPEATS_MAX = 6, 200
+_WAKE_UP_SHARE = 0.05  # of the budget, beside it
 
 
 class BudgetTooShort(RequestError):
@@ -64,7 +66,8 @@ class ProfileConfig:
         num_parts: parts per batch of the grid, rising; points with fewer items than parts are left
             out.
         num_workers: the grid has 1, 2, 4, … and this many busy workers.
-        budget_s: time to spend in all; every point gets at least one batch on each worker.
+        budget_s: time to spend on the grid; every point gets at least one batch on each worker. At
+            most a twentieth more goes to the wake-up of idle workers.
         seed: order of the points.
     """
 
@@ -128,7 +131,7 @@ def measure_service_times(
         Exception: what `run_batch` raised.
     """
     live = LiveConfig(pin=pin)
-    source = _Source(run_batch, make_payload, initialise_worker, ids_per_item)
+    source = _Source(run_batch, make_payload, initialise_worker, ids_per_item, random.Random(0))
     benches = {busy: _Bench(busy, source, live, beside).times_ns for busy in config.busy_workers}
     timed = time_grid(config, benches, on_progress, MonotonicClock())
     if timed.num_left_out:
@@ -151,12 +154,24 @@ def measure_service_times(
         if items >= config.num_items[len(config.num_items) // 2]:
             ratios.append(np.array(times_ns) / median_ns[where])
     quantiles = (np.arange(_SPREAD_POINTS) + 0.5) / _SPREAD_POINTS
-    return ServiceTimeTable(
+    table = ServiceTimeTable(
         device=device,
         axes={name: tuple(map(float, axis)) for name, axis in zip(AXES, axes, strict=True)},
         median_ns=median_ns,
         spread=np.quantile(np.concatenate(ratios), quantiles),
     )
+    if beside is not None:
+        return table  # the other workers are never idle
+    wake_up = measure_wake_up(
+        table,
+        run_batch,
+        source.query,
+        initialise_worker=initialise_worker,
+        live=live,
+        num_workers=config.num_workers,
+        budget_s=_WAKE_UP_SHARE * config.budget_s,
+    )
+    return replace(table, wake_up=wake_up)
 
 
 class TimedGrid(NamedTuple):
@@ -251,6 +266,13 @@ class _Source(NamedTuple):
     make_payload: Callable[[int, int], object]
     initialise_worker: Callable[[int], None]
     ids_per_item: float
+    choices: random.Random
+
+    def query(self, index: int, size: int, due_ns: int = 0) -> Query:
+        """A query of cold items."""
+        payload = self.make_payload(self.choices.randrange(1 << 31), size)
+        num_ids = round(size * self.ids_per_item)
+        return Query(index, _TIMED, due_ns, None, size, num_ids, payload)
 
 
 _TIMED, _BESIDE = "", "beside"  # models of a bench: what is timed, and what runs meanwhile
@@ -269,7 +291,6 @@ class _Bench:
         self._num_workers, self._source, self._live = num_workers, source, live
         self._beside = beside
         self._num_timed = num_workers if beside is None else 1
-        self._choices = random.Random(0)
 
     def times_ns(self, num_parts: int, num_items: int, *, repeats: int) -> list[int]:
         """Service times of at least `repeats` batches on each timed worker.
@@ -291,7 +312,7 @@ class _Bench:
         run = run_live(
             [
                 *(Query(index, _BESIDE, 0, None, 1, 0) for index in range(num_beside)),
-                *(self._query(num_beside + index, size) for index in range(num_queries)),
+                *(self._source.query(num_beside + index, size) for index in range(num_queries)),
             ],
             policy,
             num_workers=self._num_workers,
@@ -323,12 +344,6 @@ class _Bench:
                 left[0] -= len(batch.parts)  # one worker is timed: nobody else counts
 
         return run
-
-    def _query(self, index: int, size: int) -> Query:
-        """A query of cold items, due at once."""
-        payload = self._source.make_payload(self._choices.randrange(1 << 31), size)
-        num_ids = round(size * self._source.ids_per_item)
-        return Query(index, _TIMED, 0, None, size, num_ids, payload)
 
 
 def _divided(timed: PolicyConfig, num_timed: int, num_beside: int) -> PolicyConfig:

@@ -8,6 +8,7 @@
     ├── OutsideProfile       a service time was asked for that nobody measured
     └── ServingError
         ├── Overloaded       a bounded queue is full, or an answer would come too late
+        ├── SwapUnderWay     models are being changed, and only one change goes on at a time
         └── WorkerDied       a worker ended before its batch did
 
 An SLA that cannot be met is a result, not an exception. `assert` guards our own invariants only.
@@ -152,6 +153,10 @@ class Overloaded(ServingError):
         super().__init__(text)
         self.reason = reason
         self.retry_after_ns = retry_after_ns
+
+
+class SwapUnderWay(ServingError):
+    """The models of a server are being changed already."""
 
 
 class WorkerDied(ServingError):

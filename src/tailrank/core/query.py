@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(Enum):
@@ -31,7 +31,8 @@ class Query:
         deadline_ns: when its answer is worthless, on the same clock; None: never.
         num_items: candidate items, >= 1 (the *query size*).
         num_ids: sparse ids over all its items, >= 0.
-        payload: the features, opaque to schedulers and loop.
+        payload: the features, opaque to schedulers and loop. (Compiled, a field's type has to be a
+            name of this module: `Any`, not `object`.)
     """
 
     query_id: int
@@ -40,7 +41,7 @@ class Query:
     deadline_ns: int | None
     num_items: int
     num_ids: int
-    payload: object = field(default=None, repr=False, compare=False)
+    payload: Any = field(default=None, repr=False, compare=False)
 
 
 class BatchPart(NamedTuple):

@@ -37,12 +37,16 @@ class ServiceTimeTable:
             parts).
         spread: sorted ratios service time / median over all grid points, >= 1 entry; a simulation
             draws from it.
+        wake_up: rising pairs (idle time in ns > 0, how much longer in ns the next batch takes): a
+            worker that was idle wakes late, and its caches are cold. The grid knows nothing of it:
+            its workers were never idle. Empty: not measured, counted as nothing.
     """
 
     device: str
     axes: dict[str, tuple[float, ...]]
     median_ns: NDArray[np.float64]
     spread: NDArray[np.float64]
+    wake_up: tuple[tuple[float, float], ...] = ()
     _known: dict[tuple[int, int, int], BatchMedians] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -57,6 +61,9 @@ class ServiceTimeTable:
             points = self.axes[name]
             if any(low >= high for low, high in pairwise(points)):
                 raise ConfigError(f"axes.{name}", points, "strictly increasing numbers")
+        idle = [0.0, *(idle_ns for idle_ns, _ in self.wake_up)]
+        if any(low >= high for low, high in pairwise(idle)):
+            raise ConfigError("wake_up", self.wake_up, "idle times above 0, strictly increasing")
 
     def lookup_ns(self, num_parts: int, num_items: int, num_ids: int, busy_workers: int) -> int:
         """Median service time of a batch in ns.
@@ -71,6 +78,19 @@ class ServiceTimeTable:
             OutsideProfile: the point lies outside the measured grid.
         """
         return self.batch_medians(num_parts, num_items, num_ids)[busy_workers]
+
+    def wake_up_ns(self, idle_ns: int) -> float:
+        """How much longer a batch takes on a worker that was idle so long; see `wake_up`.
+
+        A line from pair to pair, from nothing without idle time; beyond the last pair as there.
+        """
+        before_ns = before_extra_ns = 0.0
+        for at_ns, extra_ns in self.wake_up:
+            if idle_ns < at_ns:
+                share = (idle_ns - before_ns) / (at_ns - before_ns)
+                return before_extra_ns + share * (extra_ns - before_extra_ns)
+            before_ns, before_extra_ns = at_ns, extra_ns
+        return before_extra_ns
 
     def batch_medians(self, num_parts: int, num_items: int, num_ids: int) -> BatchMedians:
         """A batch's median service times by the number of busy workers; see `lookup_ns`."""
@@ -150,6 +170,7 @@ class ServiceTimeTable:
             "axes": {name: list(self.axes[name]) for name in AXES},
             "median_ns": values,
             "spread": [float(ratio) for ratio in self.spread],
+            "wake_up": [list(pair) for pair in self.wake_up],
         }
 
     @classmethod
@@ -170,6 +191,8 @@ class ServiceTimeTable:
             axes=axes,
             median_ns=np.array(values, dtype=np.float64).reshape([*map(len, axes.values())]),
             spread=np.array(record["spread"], dtype=np.float64),
+            # Tables of before it was measured have none.
+            wake_up=tuple((float(idle), float(extra)) for idle, extra in record.get("wake_up", ())),
         )
 
     def with_busy_workers(self, count: int) -> ServiceTimeTable:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tailrank.runtime.compiled import is_compiled
+
 # The instruction sets that kernels here or in torch choose between.
 _ISA_FLAGS = (
     "avx2",
@@ -55,8 +57,14 @@ def describe_host(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that speed or results depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that speed or results depend on.
+
+    `event_loop` tells whether that of tailrank is `compiled` or `Python`.
+    """
+    found = {
+        "python": platform.python_version(),
+        "event_loop": "compiled" if is_compiled() else "Python",
+    }
     for package in _PACKAGES:
         try:
             found[package] = version(package)

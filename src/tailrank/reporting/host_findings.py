@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tailrank.characterization import energy
 from tailrank.kernels import cuda, native
+from tailrank.runtime.compiled import is_compiled
 
 # A difference that repeats of a probe on a shared machine do not produce by chance.
 _CLEAR_GAIN = 1.3
@@ -89,6 +90,7 @@ def findings(
         _bf16(figures),
         _instruction_sets(host),
         _native_kernels(figures),
+        _event_loop(),
         _gpu(figures),
         _threads(host, figures),
         _cores(host, root),
@@ -178,6 +180,12 @@ def _native_kernels(figures: HostFigures) -> Finding:
     if figures.native_refusal is None:
         return Finding(subject=subject, figure=f"for {figures.native_isa}")
     return Finding(subject=subject, figure=figures.native_refusal, fix=native.FIX)
+
+
+def _event_loop() -> Finding:
+    # Not what a source tree should mend: compiled modules would hide edits of their Python.
+    figure = "compiled" if is_compiled() else "plain Python, as edited; installed wheels compile it"
+    return Finding(subject="event loop", figure=figure)
 
 
 def _gpu(figures: HostFigures) -> Finding:

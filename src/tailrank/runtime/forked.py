@@ -12,7 +12,9 @@ import contextlib
 import marshal
 import os
 import pickle
+import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +27,8 @@ from tailrank.runtime.shared_arrays import Array, SharedArrays
 # What ends two processes would end the third, too.
 _TRIES_MAX = 2
 _RETRY_S = 1.0
+# A batch takes milliseconds; the largest that a server takes, on the slowest model, some seconds.
+_HANG_S = 60.0
 
 
 class _Ended(Exception):
@@ -38,8 +42,14 @@ class _EndedMeanwhile(_Ended):
 class _Worker:
     """A process that computes for one thread at a time."""
 
-    def __init__(self, pid: int, channel: socket.socket, memory: SharedArrays) -> None:
+    def __init__(
+        self, pid: int, channel: socket.socket, memory: SharedArrays, hang_s: float
+    ) -> None:
         self.pid, self._channel, self._memory = pid, channel, memory
+        # The system's own timeout: Python's would ask it twice for each answer.
+        whole_s, part_s = divmod(hang_s, 1.0)
+        limit = struct.pack("@ll", int(whole_s), int(part_s * 1e6))
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self.thread_id: int | None = None
         self.is_sound = True
 
@@ -60,6 +70,10 @@ class _Worker:
             raise _Ended from None
         try:
             answer = self._channel.recv(MESSAGE_BYTES_MAX)
+        except BlockingIOError:
+            # It is there, as its end of the channel is open: the id is nobody else's.
+            os.kill(self.pid, signal.SIGKILL)
+            answer = b""
         except OSError:
             answer = b""
         if not answer:
@@ -91,9 +105,11 @@ class ForkedWorkers:
         compute: takes and returns arrays of numbers; all it refers to stays as it is now.
         num_workers: processes, >= 1: as many as threads that call.
         initialise: called once in each, before all else.
+        hang_s: a process that computes for longer never ends: it is killed.
 
     Attributes:
         num_died: processes that ended before they should have.
+        num_replaced: processes that were forked in the place of such.
 
     Raises:
         WorkerDied: a process could not be forked.
@@ -105,10 +121,12 @@ class ForkedWorkers:
         compute: Compute,
         num_workers: int,
         initialise: Callable[[], None] = lambda: None,
+        hang_s: float = _HANG_S,
     ) -> None:
         assert num_workers >= 1, "somebody has to work"
-        self.num_died = 0
+        self.num_died = self.num_replaced = 0
         self._compute, self._num_workers, self._initialise = compute, num_workers, initialise
+        self._hang_s = hang_s
         self._changed = threading.Condition()
         self._forking = threading.Lock()
         self._closed = False
@@ -121,6 +139,7 @@ class ForkedWorkers:
         if failure is not None:
             self.close()
             raise failure
+        self.num_replaced = 0
 
     @property
     def pids(self) -> list[int]:
@@ -224,6 +243,7 @@ class ForkedWorkers:
                     worker.close()
                 else:
                     self._idle.append(worker)
+                    self.num_replaced += 1
                 self._changed.notify_all()
             if failure is not None:
                 return failure
@@ -234,9 +254,9 @@ class ForkedWorkers:
             if self._closed:
                 raise WorkerDied("the workers have been sent home")
             try:
-                return _Worker(*self._nursery.fork())
+                return _Worker(*self._nursery.fork(), self._hang_s)
             except NurseryDied:
                 # Threads that compute do so elsewhere by now: none holds a lock of a library.
                 self._nursery.close()
                 self._nursery = Nursery(self._compute, self._initialise)
-                return _Worker(*self._nursery.fork())
+                return _Worker(*self._nursery.fork(), self._hang_s)

@@ -16,7 +16,7 @@ from tailrank.core.query import Query
 from tailrank.runtime.inbox import DrawnInbox, OpenInbox
 from tailrank.runtime.loop import Loop
 from tailrank.runtime.ports import Inbox, Journal, OnAnswer, OnEnd, Parking, RunBatch
-from tailrank.runtime.record import QueryRecord, Recorder, RunResult
+from tailrank.runtime.record import Recorder, RunResult
 from tailrank.runtime.virtual import check_schedule, check_workers
 from tailrank.runtime.workers import LockParking, RunClock, WorkerPool
 from tailrank.scheduling.policies import PolicyConfig, build_scheduler
@@ -152,9 +152,7 @@ def run_live(
             drained = pool.serve(loop)
         finally:
             if on_end is not None:
-                loop.give_up()
-                for query in inbox.left():
-                    on_end(QueryRecord(query, -1, query.num_items, query.num_items))
+                loop.give_up(inbox.left())
     came = [*recorder.released(), *inbox.left()] if on_end is None else []
     return recorder.result(
         sorted(came, key=lambda query: query.scheduled_ns),

@@ -106,22 +106,29 @@ class Loop:
         if ended:
             self._tell(ended)
 
-    def give_up(self) -> None:
-        """End every query that is still open: nobody will answer it."""
+    def give_up(self, never_came: Sequence[Query] = ()) -> None:
+        """End all queries that are open, and those that never came: nobody will answer them."""
         with self._lock:
             for query_id in list(self._open):
                 self._close(query_id, QueryOutcome.UNANSWERED)
             ended, self._ended = self._ended, []
-        self._tell(ended)
+        records = [QueryRecord(query, -1, query.num_items, query.num_items) for query in never_came]
+        self._tell([*ended, *records])
 
     def _tell(self, ended: Sequence[QueryRecord]) -> None:
-        """Pass on the queries that have ended."""
+        """Pass on the queries that have ended: all of them, before what one raised is raised."""
+        raised: BaseException | None = None
         for record in ended:
-            if self._on_answer is not None and record.outcome is QueryOutcome.ANSWERED:
-                self._on_answer(record.query, record.results, record.latency_ns)
-            if self._on_end is not None:
-                self._on_end(record)
+            try:
+                if self._on_answer is not None and record.outcome is QueryOutcome.ANSWERED:
+                    self._on_answer(record.query, record.results, record.latency_ns)
+                if self._on_end is not None:
+                    self._on_end(record)
+            except BaseException as error:
+                raised = raised or error
             record.done_parts.clear()  # the record outlives the answer; the scores need not
+        if raised is not None:
+            raise raised
 
     def _take_query(self, query: Query, now_ns: int) -> None:
         records = self._recorder.queries

@@ -135,7 +135,7 @@ def _leave_family(control: socket.socket) -> None:
     """Keep nothing of the process that was copied but its memory."""
     os.setpgid(0, 0)
     # Ctrl-C and a supervisor's SIGTERM go to all: it is for the server to drain, with workers.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries who dies
     # A copy of a listening socket would keep its port, one of a worker's socket the worker.

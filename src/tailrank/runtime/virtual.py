@@ -44,8 +44,13 @@ class TableServiceTime:
         self._ratios: dict[int, list[float]] = {}  # by id of the table
         self._running: dict[int, BatchMedians] = {}  # by slot, of its latest batch
 
-    def __call__(self, batch: Batch, busy_workers: int) -> int:
+    def __call__(self, batch: Batch, busy_workers: int, idle_ns: int = 0) -> int:
         """The service time of this batch, this time.
+
+        Args:
+            batch: what is run.
+            busy_workers: workers of its device that are busy, its own included.
+            idle_ns: how long its worker had nothing to do before.
 
         Raises:
             OutsideProfile: nobody measured such a batch.
@@ -59,7 +64,8 @@ class TableServiceTime:
         ratios = self._ratios.get(id(table))
         if not ratios:
             ratios = self._ratios[id(table)] = self._rng.choice(table.spread, _NUM_DRAWS).tolist()
-        return round(medians[busy_workers] * ratios.pop())
+        service_ns = medians[busy_workers] * ratios.pop()
+        return round(service_ns + table.wake_up_ns(idle_ns) if idle_ns else service_ns)
 
     def slowdown(self, slot: int, busy_before: int, busy_workers: int) -> float:
         """Factor on the rest of the slot's batch, now that as many workers of its device are busy.
@@ -76,8 +82,9 @@ class VirtualExecutor:
     """Ends each batch after its service time.
 
     Where service times come from measured tables, the rest of a batch takes longer or shorter as
-    soon as a worker of its device becomes busy or idle, by the ratio of the medians; otherwise the
-    number of busy workers at its start decides.
+    soon as a worker of its device becomes busy or idle, by the ratio of the medians, and a worker
+    that was idle takes longer over its first one; otherwise the number of busy workers at its start
+    decides.
 
     Args:
         clock: the simulation's.
@@ -103,6 +110,7 @@ class VirtualExecutor:
         self.busy = [0] * max(1, len(names))  # workers by device
         # Those that `running` was last timed with; the same list where nothing is timed anew.
         self.settled = self.busy if self._contention is None else list(self.busy)
+        self._idle_since_ns = [0] * num_workers
         self._timed_with = [0] * num_workers  # busy workers that each slot's batch was timed with
         # (end, batch id, batch): the id breaks ties in order of start
         self.running: list[tuple[int, int, Batch]] = []
@@ -112,13 +120,19 @@ class VirtualExecutor:
         batch_id, slot, _ = batch
         device = self._device[slot]
         self.busy[device] = self._timed_with[slot] = busy_workers = self.busy[device] + 1
-        end_ns = self._clock.now_ns() + self._service_time_ns(batch, busy_workers)
-        heappush(self.running, (end_ns, batch_id, batch))
+        now_ns = self._clock.now_ns()
+        if self._contention is None:
+            service_ns = self._service_time_ns(batch, busy_workers)
+        else:
+            service_ns = self._contention(batch, busy_workers, now_ns - self._idle_since_ns[slot])
+        heappush(self.running, (now_ns + service_ns, batch_id, batch))
 
     def finish(self) -> Batch:
         """Take the batch that ends first off the calendar."""
-        batch = heappop(self.running)[2]
-        self.busy[self._device[batch.slot]] -= 1
+        end_ns, _, batch = heappop(self.running)
+        slot = batch.slot
+        self._idle_since_ns[slot] = end_ns
+        self.busy[self._device[slot]] -= 1
         return batch
 
     def settle(self) -> None:

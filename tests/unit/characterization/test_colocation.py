@@ -187,14 +187,15 @@ def test_tables_are_measured_beside_the_other_model_and_plans_are_served(
 
     found = find_division(
         tenants,
-        JointLoadConfig(num_workers=2, seconds=0.01),
+        # Less than p50 takes on the quickest host: at 0.01 s one of 10,000 queries/s had enough.
+        JointLoadConfig(num_workers=2, seconds=1e-4),
         profile_seconds=60.0,
         on_progress=note,
         announce=said.append,
     )
     plans = [text for text in said if "up to 2 live runs of" in text]
     assert [text.partition(":")[0] for text in plans] == ["shared", "divided 1+1"]
-    assert all("rather than 0.01 s: " in text and "its p50" in text for text in plans)
+    assert all("rather than 0.0001 s: " in text and "its p50" in text for text in plans)
     assert {("profile", False), ("simulate", True), ("live", True)} <= ran
     assert all(one.live is not None and len(one.live_at) == 2 for one in found.plans)
     assert found.tables["a"].beside.axes["busy_workers"] == (1.0, 2.0)

@@ -36,6 +36,12 @@ def test_stolen_ticks_are_the_eighth_field(tmp_path: Path) -> None:
     assert host_probes.cpu_times(path) == (8, 36)
 
 
+def test_a_core_is_busy_where_it_neither_idles_nor_waits_for_a_disk(tmp_path: Path) -> None:
+    path = tmp_path / "stat"
+    path.write_text("cpu  9 9 9 9\ncpu0 1 2 3 4 5 6 7 8 100 100\ncpu3 1 0 0 9\nintr 5\n")
+    assert host_probes.busy_ticks(path) == {0: (27, 36), 3: (1, 10)}
+
+
 @pytest.mark.parametrize(
     ("load", "threads", "said"), [(0.4, 2, False), (1.0, 2, False), (1.6, 2, True), (9.0, 1, False)]
 )

@@ -1,6 +1,6 @@
 """The operating point: what was served counts for more than what was simulated."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tailrank.core.measurement import Measurement, Validity
 from tailrank.core.service_time import ServiceTimeTable
 from tailrank.core.sla import SLA
 from tailrank.reporting.operating_point import busy_batches, metrics, policy_rows, validity
-from tailrank.runtime.record import BatchColumns, RunResult
+from tailrank.runtime.record import BatchColumns, QueryColumns, RunResult
 from tailrank.tuning.candidate import Candidate
 from tailrank.tuning.capacity import Capacity
 
@@ -103,6 +103,7 @@ def test_the_busiest_stretch_of_a_run_is_shown() -> None:
     slot = np.array([0] * 11 + [1], dtype=np.int64)
     ones = np.ones(12, dtype=np.int64)
     columns = BatchColumns(slot, 9 * ones, ones, started * 1_000_000, done * 1_000_000)
-    run = RunResult(None, columns, 2, 0, 0, ones, True, None)
+    nobody = QueryColumns(*[ones[:0]] * len(fields(QueryColumns)))
+    run = RunResult(nobody, columns, 2, 0, 0, ones, True, None)
     shown = sorted((row.worker, row.start_ms, row.end_ms) for row in busy_batches(run))
     assert shown == [(0, 0.0, 60.0), (0, 60.0, 100.0), (1, 0.0, 100.0)]

@@ -111,3 +111,19 @@ def test_load_refuses_damage(tmp_path, damage):
         path.write_bytes(content[damage])
     with pytest.raises(DataError, match=r"table\.json"):
         ServiceTimeTable.load(path)
+
+
+def test_waking_up_costs_more_the_longer_a_worker_was_idle():
+    table = make_table(wake_up=((100.0, 40.0), (300.0, 60.0)))
+    costs = [table.wake_up_ns(idle_ns) for idle_ns in (0, 50, 100, 200, 300, 10**9)]
+    assert costs == [0.0, 20.0, 40.0, 50.0, 60.0, 60.0]
+    assert make_table().wake_up_ns(10**9) == 0.0
+    assert ServiceTimeTable.from_record(table.to_record()).wake_up == table.wake_up
+    older = {name: it for name, it in table.to_record().items() if name != "wake_up"}
+    assert ServiceTimeTable.from_record(older).wake_up == ()
+
+
+@pytest.mark.parametrize("idle_ns", [(0.0, 5.0), (5.0, 5.0), (6.0, 5.0)])
+def test_refuses_idle_times_that_do_not_rise(idle_ns):
+    with pytest.raises(ConfigError, match="wake_up"):
+        make_table(wake_up=tuple((idle, 1.0) for idle in idle_ns))

@@ -67,4 +67,4 @@ def test_a_host_that_hides_everything_is_still_described(tmp_path: Path) -> None
 
 def test_this_host_and_its_versions() -> None:
     assert describe_host()["cores"]["usable"] >= 1
-    assert {"python", "torch", "numpy"} <= set(versions())
+    assert {"python", "event_loop", "torch", "numpy"} <= set(versions())

@@ -52,6 +52,26 @@ def kill(pid):
         assert have_ended(fds)
 
 
+def test_a_process_that_hangs_is_killed_and_another_one_computes() -> None:
+    hung = mmap.mmap(-1, 1)  # shared with the processes
+
+    def hang_once(arrays):
+        if hung[0] == 0 or arrays[0][0] == 13:
+            hung[0] = 1
+            signal.pause()
+        return double(arrays)
+
+    with closing(ForkedWorkers(hang_once, 1, hang_s=0.05)) as workers:
+        (before,) = workers.pids
+        with watched([before]) as fds:
+            assert workers.call([np.arange(3)])[0].tolist() == [0, 2, 4]
+            assert have_ended(fds)
+        with pytest.raises(WorkerDied, match="2 worker processes ended"):
+            workers.call([np.array([13])])
+        assert workers.call([np.arange(3)])[0].tolist() == [0, 2, 4]
+        assert workers.num_died == 3
+
+
 @pytest.fixture
 def workers():
     with closing(ForkedWorkers(double, 2)) as workers:
@@ -155,7 +175,7 @@ def test_a_killed_process_is_replaced_and_its_call_answered():
     with closing(ForkedWorkers(die_once, 2)) as workers:
         before = workers.pids
         assert workers.call([np.arange(3)])[0].tolist() == [0, 2, 4]
-        assert workers.num_died == 1
+        assert (workers.num_died, workers.num_replaced) == (1, 1)
         assert len(workers.pids) == 2
         assert len(set(before) & set(workers.pids)) == 1
 
@@ -188,6 +208,7 @@ def test_what_ends_two_processes_is_given_up():
         with pytest.raises(WorkerDied, match="2 worker processes ended while they computed this"):
             workers.call([np.array([13])])
         assert workers.num_died == 2
+        assert workers.num_replaced == 2
         assert workers.call([np.array([4])])[0].tolist() == [8]
         assert len(workers.pids) == 2
 

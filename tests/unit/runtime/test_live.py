@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,3 +301,21 @@ def test_refuses_more_pinned_workers_than_cores():
 def test_config_refuses(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         LiveConfig(**changes)
+
+
+@pytest.mark.skipif(not Path("/proc/self/timerslack_ns").exists(), reason="no timer slack here")
+def test_workers_wake_when_they_are_due() -> None:
+    slack: list[str] = []
+
+    def note(slot: int) -> None:
+        slack.append(Path(f"/proc/{threading.get_native_id()}/timerslack_ns").read_text().strip())
+
+    run_live(
+        draw_schedule(WorkloadConfig(sizes="fixed:1"), qps=1e6, num_queries=1),
+        STATIC,
+        num_workers=1,
+        run_batch=null_results,
+        initialise_worker=note,
+        config=UNPINNED,
+    )
+    assert slack == ["1"]

@@ -1,5 +1,7 @@
 """Simulation, worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -189,6 +191,19 @@ def test_the_rest_of_a_batch_takes_longer_while_another_worker_is_busy():
     # The first has 600 of its 1000 ns left when the second comes, which take 900. The second has
     # then 600 of its 1500 left, and is alone for what takes 400.
     assert result.latency_ns.tolist() == [1300.0, 1300.0, 1000.0]
+
+
+def test_a_worker_that_was_idle_takes_longer():
+    table = replace(make_table([1.0]), wake_up=((2000.0, 400.0),))
+    result = simulate(
+        make_queries((0, 1), (10, 1), (4000, 1), (5900, 1)),
+        STATIC,
+        num_workers=1,
+        service_time_ns=TableServiceTime(table, seed=0),
+    )
+    # The first worker has just started; the second query follows at once; then 2000 ns of nothing,
+    # and 500.
+    assert result.service_time_ns.tolist() == [1000, 1000, 1400, 1100]
 
 
 def test_a_worker_of_another_device_slows_nobody_down():
