@@ -102,9 +102,9 @@ class Chromium:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
-    def open(self, page: Path, *, width: int, height: int = 900) -> None:
-        """Load a file on a screen of that width; forgets earlier events."""
-        self.prefer(dark=False)
+    def open(self, page: Path | str, *, width: int, height: int = 900, dark: bool = False) -> None:
+        """Load a file or an address on a screen of that width; forgets earlier events."""
+        self.prefer(dark=dark)
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -112,10 +112,10 @@ class Chromium:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
+        # A page that still asks its server would go on complaining in the name of the next one.
+        self._go("about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._receive())
+        self._go(page if isinstance(page, str) else page.resolve().as_uri())
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression on the page, promises awaited."""
@@ -159,6 +159,15 @@ class Chromium:
             paperWidth=8.27, paperHeight=11.69,
         )  # fmt: skip
         return base64.b64decode(printed["data"])
+
+    def _go(self, url: str) -> None:
+        """Open an address, and wait until it is loaded."""
+        num_before = len(self.events)
+        self.call("Page.navigate", url=url)
+        while not any(
+            event.get("method") == "Page.loadEventFired" for event in self.events[num_before:]
+        ):
+            self.events.append(self._receive())
 
     def _receive(self) -> dict[str, Any]:
         """The next message from the browser."""

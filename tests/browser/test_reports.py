@@ -6,7 +6,6 @@ The browser is Debian's package `chromium`; without one on the path these tests 
 from __future__ import annotations
 
 import re
-import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -76,7 +75,8 @@ FAINT = """
     const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
     return (high + 0.05) / (low + 0.05);
   };
-  const marks = [...document.querySelectorAll('.chart text, .chart .js-line, .chart .points path')];
+  const marks = [...document.querySelectorAll(
+    '.chart text, .chart .js-line, .chart .line, .chart .points path')];
   const low = marks.map(mark => {
     const style = getComputedStyle(mark), card = getComputedStyle(mark.closest('section'));
     const stroked = style.stroke !== 'none' && parseFloat(style.strokeWidth) > 0;
@@ -88,15 +88,6 @@ FAINT = """
   return low[0] < 3 ? low : [];
 })()
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("NO BROWSER: reports are not tested; apt-get install chromium")
-    with Chromium(program, tmp_path_factory.mktemp("profile")) as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

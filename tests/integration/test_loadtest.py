@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from tests.unit.serving.listening import listening
+from tests.unit.serving.listening import grpc_listening, listening
 from tests.unit.serving.served import PlainRanker, engine_of, served
 
 from tailrank.cli import main
@@ -30,6 +31,7 @@ from tailrank.scheduling.policies import PolicyConfig
 from tailrank.serving import load_test
 from tailrank.serving.http import build_app
 from tailrank.serving.load_run import LoadRun
+from tailrank.serving.model import FeatureFile, with_tables
 from tailrank.serving.openapi import describe
 from tailrank.serving.rank_request import RequestLimits
 
@@ -46,7 +48,10 @@ def url(ranker: PlainRanker) -> Iterator[str]:
     engine = engine_of(served(ranker))
     engine.start()
     try:
-        with listening(build_app(engine, token=b"sesame")) as address:
+        with (
+            grpc_listening(engine, token=b"sesame") as port,
+            listening(build_app(engine, token=b"sesame", grpc_port=port)) as address,
+        ):
             yield address
     finally:
         engine.drain()
@@ -76,6 +81,50 @@ def test_a_load_is_measured_and_written(url: str, token, ranker, tmp_path: Path,
     assert json.loads((out / "result.json").read_text())["metrics"] == metrics
     assert ReportData.load(out).latency_cdf
     assert {"report.html", "queries.parquet"} <= {path.name for path in out.iterdir()}
+
+
+def test_every_protocol_asks_the_same(url: str, token, ranker, capsys) -> None:
+    asked = []
+    for protocol in ("json", "binary", "grpc"):
+        ranker.sizes.clear()
+        main(["loadtest", "--url", url, *token, *RUN, "--protocol", protocol])
+        result = json.loads(capsys.readouterr().out)
+        assert result["config"]["protocol"] == protocol
+        assert result["metrics"]["num_failed"] == result["metrics"]["num_shed"] == 0
+        asked.append((sum(ranker.sizes), result["metrics"]["num_queries"]))
+    assert asked[0] == asked[1] == asked[2]
+    assert asked[0][0] > 60 * 10
+
+
+def test_ids_of_the_files_that_the_server_has(tmp_path: Path, capsys) -> None:
+    users = [{"user": n, "age": 1.0, "seen": [n]} for n in range(9)]
+    items = [{"id": f"m{n}", "movie": n, "tags": [1], "sizes": [0.0, 1.0]} for n in range(60)]
+    words = []
+    for side, rows in (("user", users), ("item", items)):
+        file = tmp_path / f"{side}s.parquet"
+        pl.DataFrame(rows).write_parquet(file)
+        words += [f"--{side}-features", str(file)]
+    files = [
+        FeatureFile(side="user", path=Path(words[1])),
+        FeatureFile(side="item", path=Path(words[3])),
+    ]
+    (model,) = with_tables({str(tmp_path / "model"): served()}, files, lambda line: None)
+    engine = engine_of(model)
+    engine.start()
+    try:
+        with listening(build_app(engine)) as url:
+            assert main(["loadtest", "--url", url, *RUN, *words]) in (ExitCode.DONE, 4)
+            result = json.loads(capsys.readouterr().out)
+            binary = main(["loadtest", "--url", url, *RUN, *words, "--protocol", "binary"])
+            no_port = main(["loadtest", "--url", url, *RUN, "--protocol", "grpc"])
+    finally:
+        engine.drain()
+    assert result["metrics"]["num_failed"] == 0
+    assert result["config"]["by_id"] == ["item", "user"]
+    assert binary == no_port == 2
+    said = capsys.readouterr().err
+    assert "--user-features: ids go with --protocol json" in said
+    assert "--protocol: the server has no --grpc-port" in said
 
 
 def test_what_the_server_turns_away_is_listed_apart(capsys) -> None:
@@ -167,7 +216,7 @@ def test_a_search_that_is_stopped_tells_what_it_knows(url: str, token, one_worke
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--protocol", "carrier-pigeon"], "--protocol: got 'carrier-pigeon'; allowed: json"),
+        (["--protocol", "carrier-pigeon"], "--protocol: got 'carrier-pigeon'; allowed: json or"),
         (["--qps", "0"], "--qps: got 0.0"),
         (["--qps", "-1"], "--qps: got -1.0"),
         (["--duration", "soon"], "--duration: got 'soon'"),
@@ -182,6 +231,8 @@ def test_a_search_that_is_stopped_tells_what_it_knows(url: str, token, one_worke
         (["--tls-ca", "/nowhere"], "--tls-ca: goes with https"),
         (["--url", "https://127.0.0.1:1", "--tls-ca", "/nowhere"], "/nowhere cannot be used"),
         (["--token-file", "/nowhere"], "--token-file: /nowhere"),
+        (["--item-features", "/nowhere.parquet"], "/nowhere.parquet"),
+        (["--item-id-column", "id"], "--item-id-column: goes with --item-features"),
         ([], "cannot be reached"),
     ],
 )

@@ -27,6 +27,10 @@ def loadtest(
     sizes: str = "production",
     arrivals: str = "poisson",
     protocol: str = "json",
+    user_features: Path | None = None,
+    user_id_column: str | None = None,
+    item_features: Path | None = None,
+    item_id_column: str | None = None,
     sla: str | None = None,
     find_capacity: bool = False,
     connections: int = 512,
@@ -55,7 +59,13 @@ def loadtest(
             trace:FILE.
         arrivals: When queries come: poisson; mmpp:FACTOR,SHARE,LENGTH, bursts; diurnal:PERIOD,
             AMPLITUDE; trace:FILE; as tailrank simulate has them.
-        protocol: What is spoken: json.
+        protocol: What is spoken: json; binary, the Open Inference Protocol with binary tensors; or
+            grpc, where the server has a --grpc-port.
+        user_features: Parquet file that the server was started with: requests then bring a user_id
+            of it in place of features.
+        user_id_column: Its column of ids; default: the first.
+        item_features: Likewise of items: requests then bring item_ids alone.
+        item_id_column: Its column of ids; default: the first.
         sla: Percentile and limit, as in p99=20ms: exit code 3 where it is missed.
         find_capacity: Look for the largest load inside the SLA.
         connections: Most connections at once; a query beyond waits for one while its time runs.
@@ -67,20 +77,19 @@ def loadtest(
         quiet: Say nothing but errors and what explains an exit code.
         json: Print the result as JSON on standard output.
     """
-    from tailrank.commands.serve import read_token
-    from tailrank.core.errors import ConfigError, RequestError
+    from tailrank.commands.serve import feature_files, read_token
+    from tailrank.core.errors import RequestError
     from tailrank.core.files import check_output
     from tailrank.core.sla import SLA, parse_duration_ns
     from tailrank.reporting.command_line import command_line
     from tailrank.reporting.console import Console
+    from tailrank.serving.load_queries import read_ids
     from tailrank.serving.load_target import LoadTarget
     from tailrank.serving.load_test import LoadSettings, ServerLoadTest
 
     typed = command_line(loadtest, locals())
     if out is not None:
         check_output(out, overwrite=overwrite)
-    if protocol != "json":
-        raise ConfigError("--protocol", protocol, "json")
     agreement = None if sla is None else SLA.parse(sla)
     if find_capacity and agreement is None:
         raise RequestError("--sla", "missing; --find-capacity looks for the largest load inside it")
@@ -93,12 +102,20 @@ def loadtest(
         sla=agreement,
         connections_max=connections,
         seed=seed,
+        protocol=protocol,
     )
+    ids = {
+        file.side: read_ids(file.path, file.side, file.id_column)
+        for file in feature_files(user_features, user_id_column, item_features, item_id_column)
+    }
     token = None if token_file is None else read_token(token_file).decode()
     target = LoadTarget.parse(url, token, tls_ca)
     console = Console(json=json, quiet=quiet)
-    test = ServerLoadTest(target, settings)
-    console.note(f"{target.url}: {test.about}, sizes {sizes}, arrivals {arrivals}, {protocol}")
+    test = ServerLoadTest(target, settings, ids)
+    by_id = f", {' and '.join(ids)} by id" if ids else ""
+    console.note(
+        f"{target.url}: {test.about}, sizes {sizes}, arrivals {arrivals}, {protocol}{by_id}"
+    )
     found = _search(test, qps, console) if find_capacity else _run(test, qps, console)
     return _finish(found, test, typed, out, console, overwrite=overwrite)
 
@@ -160,7 +177,8 @@ def _finish(
         command_line=typed,
         config={
             "url": test.target.url,
-            "protocol": "json",
+            "protocol": test.settings.protocol,
+            "by_id": test.by_id,
             "server": test.about,
             "load": test.settings,
             "interrupted": interrupted,

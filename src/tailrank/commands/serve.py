@@ -32,6 +32,7 @@ def serve(
     sla: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: int | None = None,
     policy: str | None = None,
     batch_items: int | None = None,
     delay: str | None = None,
@@ -47,6 +48,7 @@ def serve(
     precision: str | None = None,
     seed: int = 0,
     token_file: Path | None = None,
+    model_dir: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     max_body: int = 16 << 20,
@@ -57,9 +59,10 @@ def serve(
 ) -> int:
     """Serve a model over HTTP until SIGTERM or Ctrl-C, then answer what has come and end.
 
-    POST /v1/rank ranks candidates; /health/live, /health/ready, /metrics (Prometheus) and
-    /openapi.json say the rest (docs/serving.md). Needs: pip install 'tailrank[serve]'. Several
-    models rank in stages: --stage light:keep=256 --stage heavy.
+    POST /v1/rank ranks candidates; / is a page that shows what goes on; /health/live,
+    /health/ready, /metrics (Prometheus) and /openapi.json say the rest (docs/serving.md).
+    Needs: pip install 'tailrank[serve]'. Several models rank in stages: --stage light:keep=256
+    --stage heavy. SIGHUP reads the models again and lets them take over without a pause.
 
     Example: tailrank serve preset:dlrm-rmc1 --scale 0.01 --sla p99=20ms
 
@@ -72,6 +75,7 @@ def serve(
             away, unless it brings a deadline of its own.
         host: Address to listen on; the default is open to this machine alone.
         port: Port to listen on; 0 takes any that is free.
+        grpc_port: Port for the Open Inference Protocol over gRPC, beside HTTP; default: none.
         policy: Scheduling policy: static, coalescing, deeprecsched or slack; default: static.
         batch_items: Most items of a batch; default: 1000 over all workers.
         delay: Longest wait of a query for company, under coalescing; default: 1ms.
@@ -90,6 +94,8 @@ def serve(
         precision: Number formats of a preset: fp32, bf16, int8, or a mix: rows=int4,dense=bf16.
         seed: Seed of a preset's weights.
         token_file: File with the token that clients have to bring as Authorization: Bearer TOKEN.
+        model_dir: Folder inside which POST /v2/repository/models/NAME/load may name another model
+            to serve; default: it may only have what was named here read again, as SIGHUP does.
         tls_cert: Certificate chain (PEM), for HTTPS.
         tls_key: Its key (PEM).
         max_body: Bytes of a request's body.
@@ -98,24 +104,43 @@ def serve(
         max_connections: Open connections.
         quiet: Say nothing but errors.
     """
+    from tailrank.core.errors import RequestError
     from tailrank.core.exit_codes import ExitCode
     from tailrank.reporting.console import Console
     from tailrank.reporting.tuned_point import read_tuned
     from tailrank.runtime.live import resolve_workers
-    from tailrank.serving.engine import Engine, EngineConfig, server_policy
+    from tailrank.serving.buffers import keep_freed_memory
+    from tailrank.serving.engine import Engine
+    from tailrank.serving.engine_config import EngineConfig, server_policy
     from tailrank.serving.executors import parse_executor
     from tailrank.serving.http import build_app
     from tailrank.serving.model import open_model, with_tables
     from tailrank.serving.rank_request import RequestLimits
-    from tailrank.serving.server import ServerConfig, address, listen, run_server
+    from tailrank.serving.repository_http import Repository
+    from tailrank.serving.server import (
+        ServerConfig,
+        address,
+        hold_grpc_port,
+        is_private,
+        listen,
+        run_server,
+    )
     from tailrank.serving.stages import Filter
+    from tailrank.serving.swap import Swaps, reopener
 
     tuned = None if from_ is None else read_tuned(from_)
     server = ServerConfig(
-        host=host, port=port, connections_max=max_connections, tls_cert=tls_cert, tls_key=tls_key
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        connections_max=max_connections,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     limits = RequestLimits(body_bytes_max=max_body, items_max=max_items)
     token = None if token_file is None else read_token(token_file)
+    if model_dir is not None and not model_dir.is_dir():
+        raise RequestError("--model-dir", f"{model_dir}: no such folder")
     names = _stage_names(stage, target)
     targets = [
         _target_config(name.target or None, tuned, scale, user_tables, precision, seed)
@@ -124,7 +149,7 @@ def serve(
     bound = _sla(sla, tuned)
     num_workers = resolve_workers(tuned.num_workers if tuned and workers is None else workers)
     chosen = _policy(policy, batch_items, delay, num_workers, bound, tuned)
-    files = _feature_files(user_features, user_id_column, item_features, item_id_column)
+    files = feature_files(user_features, user_id_column, item_features, item_id_column)
     config = EngineConfig(
         policy=server_policy(replace(chosen, queue_items_max=max_open_items), bound),
         num_workers=num_workers,
@@ -132,10 +157,11 @@ def serve(
         executor=parse_executor(executor),
     )
     console = Console(quiet=quiet)
+    keep_freed_memory()  # before workers are forked, for they do as they were told here
     if len(names) > 1:
         _check_stages(chosen, profile)
     _check_profile(chosen, profile or (tuned and tuned.profile))
-    with listen(server) as sock:
+    with listen(server) as sock, hold_grpc_port(server) as held:
         with console.progress("load") as progress:
             opened = {
                 each.target: open_model(each, console.note, progress.count_bytes)
@@ -144,24 +170,40 @@ def serve(
             progress.begin("features")
             *others, model = with_tables(opened, files, console.note)
         filters = [
-            Filter(model=other, keep=name.keep or 1)
-            for other, name in zip(others, names, strict=False)
+            Filter(model=each, keep=name.keep or 1)
+            for each, name in zip(others, names, strict=False)
         ]
         fleet = None
         if not filters:
             fleet = _fleet(profile, tuned, model, num_workers, console)
             _check_profile(chosen, fleet)
         engine = Engine(model, config, fleet, filters)
+        # Whoever takes over from them is to have their memory.
+        del opened, others, model, filters
         engine.start()
+        served = dict(zip((one.name for one in engine.models), targets, strict=True))
+        swaps = Swaps(engine, reopener(served, files, console.note), console.note, console.warn)
+        repository = Repository(
+            swaps=swaps, folder=model_dir, is_open=token is not None or is_private(sock)
+        )
         try:
+            beside, number = None, None
+            if held is not None:
+                from tailrank.serving.grpc_server import GrpcServer
+
+                beside = GrpcServer(engine, limits, token, server, held)
+                number = held.getsockname()[1]
+            also = "" if number is None else f", gRPC: port {number}"
             console.note(
                 f"{address(sock, server)} serves {_shown(engine)}, {bound}: "
                 f"{chosen.policy}, batches of up to {chosen.batch_items_max} items, "
-                f"workers: {num_workers} {engine.placed}"
+                f"workers: {num_workers} {engine.placed}{also}"
             )
-            run_server(build_app(engine, limits, token), sock, server)
+            app = build_app(engine, limits, token, number, repository)
+            run_server(app, sock, server, beside, swaps.begin_quietly)
         finally:
             engine.drain()
+            swaps.close()
     stats = engine.stats
     console.note(f"stopped: {stats.queries:,} queries answered, {stats.shed.total():,} turned away")
     return ExitCode.DONE
@@ -193,11 +235,13 @@ def _check_stages(chosen: PolicyConfig, profile: Path | None) -> None:
 
 def _shown(engine: Engine) -> str:
     """What is served, in words."""
-    through = "".join(f"{each.model.name} (keeps {each.keep}) and " for each in engine.filters)
+    through = "".join(
+        f"{each.model.name} (keeps {each.keep}) and " for each in engine.lineup.filters
+    )
     return f"{through}{engine.model.name}, version {engine.model.version}"
 
 
-def _feature_files(
+def feature_files(
     users: Path | None, user_ids: str | None, items: Path | None, item_ids: str | None
 ) -> list[FeatureFile]:
     """The files of features that were named."""

@@ -7,6 +7,8 @@ that. File mappings and shared memory get no huge pages on most hosts, so rows a
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,6 +35,7 @@ class Arena:
         mapping = mmap.mmap(
             -1, num_bytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )
+        self._mapping = mapping
         self._advice_refused: str | None = None
         try:
             mapping.madvise(mmap.MADV_HUGEPAGE)
@@ -46,6 +49,15 @@ class Arena:
     def num_bytes(self) -> int:
         """Bytes of the tensor."""
         return self.tensor.numel() * self.tensor.element_size()
+
+    @contextmanager
+    def left_out_of_forks(self) -> Iterator[None]:
+        """Give no process that is forked meanwhile this memory: it has no use for it."""
+        self._mapping.madvise(mmap.MADV_DONTFORK)
+        try:
+            yield
+        finally:
+            self._mapping.madvise(mmap.MADV_DOFORK)
 
     def refusal(self) -> str | None:
         """Why a tensor that has been filled does not lie on huge pages; None where it does."""

@@ -73,6 +73,11 @@ class Admission:
         self.num_items = 0
         """Items of all that are open."""
 
+    def change_models(self, predict_ns: Predict, filters_predict_ns: Sequence[Predict]) -> None:
+        """Predict by other models from now on, about which nothing has been learned yet."""
+        self._predict_ns, self._filters_predict_ns = predict_ns, filters_predict_ns
+        self._correction = 1.0
+
     def admit(self, num_items: int, limit_ns: int, filtered: Sequence[int] = ()) -> OpenWork:
         """Take a query in.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,9 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tailrank.core.errors import ConfigError, Overloaded, RequestError, ServingError
-from tailrank.serving.rank_request import RequestLimits, fault
+from tailrank.core.errors import ConfigError, Overloaded, RequestError, ServingError, SwapUnderWay
+from tailrank.serving.rank_request import RequestLimits, fault, fault_text
 
+CAME_NS = "tailrank.came_ns"
+"""In the state of a request: when it came, by `time.monotonic_ns`."""
 _log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -35,11 +38,8 @@ def answered(endpoint: Endpoint, *, in_one_text: bool = False) -> Endpoint:
     def error_answer(
         status: int, error: dict[str, Any], headers: Mapping[str, str] | None = None
     ) -> Response:
-        if not in_one_text:
-            return json_answer({"error": error}, status, headers)
-        field = error.get("field")
-        text = error["reason"] if field is None else f"{field}: {error['reason']}"
-        return json_answer({"error": text}, status, headers)
+        told = fault_text(error) if in_one_text else error
+        return json_answer({"error": told}, status, headers)
 
     async def told(request: Request) -> Response:
         try:
@@ -54,10 +54,15 @@ def answered(endpoint: Endpoint, *, in_one_text: bool = False) -> Endpoint:
             }
             seconds = max(1, math.ceil(error.retry_after_ns / 1e9))
             return error_answer(429, body, {"Retry-After": str(seconds)})
+        except SwapUnderWay as error:
+            return error_answer(409, {"reason": str(error)})
         except ServingError as error:
             return error_answer(503, {"reason": str(error)})
-        except (HTTPException, ClientDisconnect):
-            raise
+        except HTTPException as error:
+            return error_answer(error.status_code, {"reason": error.detail}, error.headers)
+        except ClientDisconnect:
+            # Nobody reads this, and it is no fault of ours.
+            return Response(status_code=400)
         except Exception as error:
             # Its text may hold feature values.
             _log.error("a query failed: %s", type(error).__name__)
@@ -71,23 +76,36 @@ async def read_body(request: Request, limits: RequestLimits) -> bytes:
 
     Raises:
         HTTPException: 413, it is too large; 408, it does not arrive in time.
+        ClientDisconnect: the client left in the middle of it.
     """
     most = limits.body_bytes_max
     too_large = HTTPException(413, f"the body is larger than {most} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         raise too_large
-    body = bytearray()
+    chunks, size, more = [], 0, True
     try:
         async with asyncio.timeout(limits.body_seconds_max):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunks.append(message.get("body", b""))
+                size, more = size + len(chunks[-1]), message.get("more_body", False)
+                if size > most:
                     raise too_large
     except TimeoutError:
         reason = f"the body did not arrive within {limits.body_seconds_max:g} s"
         raise HTTPException(408, reason) from None
-    return bytes(body)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def waited_ns(request: Request) -> int:
+    """How long a request has waited for the loop, since it came; 0 where nobody knows."""
+    now_ns = time.monotonic_ns()
+    came_ns = request.scope.get("state", {}).get(CAME_NS, now_ns)
+    assert isinstance(came_ns, int)
+    return now_ns - came_ns
 
 
 def json_answer(

@@ -12,48 +12,28 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from traceback import format_tb
 
 from tailrank.characterization.target import initialise_worker
 from tailrank.core.errors import Overloaded, ServingError
 from tailrank.core.fleet import Fleet
 from tailrank.core.query import Batch, Query
-from tailrank.core.sla import SLA
 from tailrank.features import FeatureBatch
 from tailrank.runtime.inbox import OpenInbox
-from tailrank.runtime.live import LiveConfig, run_live
+from tailrank.runtime.live import run_live
 from tailrank.runtime.record import QueryRecord
-from tailrank.scheduling.policies import POLICIES, PolicyConfig
-from tailrank.serving.admission import Admission, OpenWork, Predict
+from tailrank.serving.admission import Admission, OpenWork
 from tailrank.serving.candidates import Candidates
-from tailrank.serving.executors import Executor, Placed, place
+from tailrank.serving.engine_config import EngineConfig
+from tailrank.serving.executors import Placed
+from tailrank.serving.lineup import Lineup
 from tailrank.serving.model import ServedModel
-from tailrank.serving.prediction import predictor
-from tailrank.serving.ranking import Asked, Ranked, asked_of, outcome_of, rank_batch
-from tailrank.serving.stages import Cascade, Filter, check_names
+from tailrank.serving.ranking import Asked, Ranked, asked_of, outcome_of, rank_batch, settle
+from tailrank.serving.stages import Cascade, Filter
 from tailrank.serving.stats import EngineStats
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """How queries are served.
-
-    Args:
-        policy: the scheduling policy; its `queue_items_max` bounds the items that are open.
-        num_workers: worker threads.
-        sla: the limit is every query's deadline that brings none of its own.
-        live: how worker threads run. Garbage is collected: a server never ends.
-        executor: where they compute: themselves, or in a process each; None: measured at the start.
-    """
-
-    policy: PolicyConfig
-    num_workers: int
-    sla: SLA
-    live: LiveConfig = field(default_factory=LiveConfig)
-    executor: Executor | None = "threads"
 
 
 class Engine:
@@ -69,9 +49,8 @@ class Engine:
             is asked; on the same workers.
 
     Attributes:
-        model: what ranks queries that come now.
+        lineup: the models that rank queries which come now.
         stats: what was done so far.
-        placed: where the models that it began with compute, since the start.
     """
 
     def __init__(
@@ -81,20 +60,18 @@ class Engine:
         fleet: Fleet | None = None,
         filters: Sequence[Filter] = (),
     ) -> None:
-        self.model, self.config, self.stats = model, config, EngineStats()
-        self.filters = tuple(filters)
-        check_names(self.models)
-        self._filter_numbers = {it.model.name: number for number, it in enumerate(self.filters)}
-        self._fleet = fleet
+        self.config, self.stats, self._fleet = config, EngineStats(), fleet
+        models = [*(each.model for each in filters), model]
+        self.lineup = Lineup(models, [each.keep for each in filters], fleet)
+        self._filter_numbers = {it.model.name: number for number, it in enumerate(filters)}
         self._lock = threading.Lock()
         self._someone_left = threading.Condition(self._lock)
         self._inbox = OpenInbox()
-        self._next_id = 0
+        self._next_id = self._num_entering = 0
         self._draining = False
         self._crash: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="tailrank-engine", daemon=True)
         self._admission: Admission
-        self.placed: Placed
 
     def start(self) -> None:
         """Warm up and start the workers; returns when they are ready.
@@ -106,27 +83,18 @@ class Engine:
                 processes for a model on another device than the CPU.
             ServingError: the workers could not start.
         """
-        self.placed = place(
-            self.models,
-            self.config.executor,
-            num_workers=self.config.num_workers,
-            batch_items_max=self.config.policy.batch_items_max,
-            live=self.config.live,
-        )
-        *chosen, self.model = self.placed.models
-        self.filters = tuple(
-            replace(each, model=model) for each, model in zip(self.filters, chosen, strict=True)
-        )
+        self.lineup.place(self.config, self.config.executor)
         try:
             self._start()
         except BaseException:
-            self.placed.close()
+            self.lineup.close()
             raise
 
     def _start(self) -> None:
+        *filters_predict_ns, predict_ns = self.lineup.predict_ns
         self._admission = Admission(
-            self._predictor(self.model),
-            filters_predict_ns=[self._predictor(each.model) for each in self.filters],
+            predict_ns,
+            filters_predict_ns=filters_predict_ns,
             batch_items_max=self.config.policy.batch_items_max,
             num_workers=self.config.num_workers,
             items_max=self.config.policy.queue_items_max,
@@ -141,12 +109,15 @@ class Engine:
                 raise self._crash
             raise ServingError("the workers could not start")
 
-    def submit(self, features: FeatureBatch, deadline_ns: int | None = None) -> Future[Ranked]:
-        """Have candidates ranked; returns at once.
+    def submit(
+        self, asked: FeatureBatch | Candidates, deadline_ns: int | None = None, waited_ns: int = 0
+    ) -> Future[Ranked]:
+        """Have candidates ranked by the last model; returns at once.
 
         Args:
-            features: of one user and its candidates, checked.
-            deadline_ns: the time there is, from now; None: the SLA's limit.
+            asked: one user and its candidates, as they came; or their features, checked.
+            deadline_ns: the time there is, from when it came; None: the SLA's limit.
+            waited_ns: how long ago it came.
 
         Returns:
             A future, which fails with `Overloaded` if a policy gives the query up, with
@@ -154,58 +125,70 @@ class Engine:
             raised.
 
         Raises:
+            ConfigError, RequestError: see `Candidates.features`.
             Overloaded: the answer would come too late, or too much is open.
             ServingError: the engine is draining or has died.
         """
-        return self._begin(features, self.model, deadline_ns)
+        return self._take(asked, deadline_ns, waited_ns, in_stages=False)
 
-    def rank(self, candidates: Candidates, deadline_ns: int | None = None) -> Future[Ranked]:
+    def rank(
+        self, candidates: Candidates, deadline_ns: int | None = None, waited_ns: int = 0
+    ) -> Future[Ranked]:
         """Have candidates ranked by all models in turn; otherwise like `submit`.
 
         Args:
             candidates: as they came. What a model that comes later refuses fails the future.
             deadline_ns: the time there is for all models together; None: the SLA's limit.
-
-        Raises:
-            ConfigError, RequestError: see `Candidates.features`.
-            Overloaded, ServingError: as by `submit`.
+            waited_ns: how long ago they came.
         """
-        if not self.filters:
-            return self.submit(candidates.features(self.model), deadline_ns)
-        cascade = Cascade(candidates=candidates, filters=list(self.filters), model=self.model)
-        return self._begin(cascade.features, cascade.now_asked, deadline_ns, cascade)
+        return self._take(candidates, deadline_ns, waited_ns, in_stages=True)
 
-    def _begin(
+    def _take(
         self,
-        features: FeatureBatch,
-        model: ServedModel,
+        asked: FeatureBatch | Candidates,
         deadline_ns: int | None,
-        cascade: Cascade | None = None,
+        waited_ns: int,
+        *,
+        in_stages: bool,
     ) -> Future[Ranked]:
         """Take a query in at the door; see `submit`."""
-        *filtered, num_items = [features.num_items] if cascade is None else cascade.sizes()
         limit_ns = self.config.sla.latency_ns if deadline_ns is None else deadline_ns
         with self._lock:
             if self._draining or not self.is_alive:
                 raise ServingError("no query is taken: the server is going down")
+            # From here to its end the query belongs to these models, whatever takes their place.
+            lineup = self.lineup
+            model, cascade, sizes = lineup.model, None, [asked.num_items]
+            if in_stages and lineup.filters and not isinstance(asked, FeatureBatch):
+                filters = list(lineup.filters)
+                cascade = Cascade(candidates=asked, filters=filters, model=lineup.model)
+                model, sizes = cascade.now_asked, [*cascade.sizes()]
             try:
-                work = self._admission.admit(num_items, limit_ns, filtered)
+                # What the way in has taken, the way back will take, too.
+                left_ns = max(0, limit_ns - 2 * waited_ns)
+                work = self._admission.admit(sizes[-1], left_ns, sizes[:-1])
             except Overloaded as error:
                 self.stats.shed[error.reason] += 1
                 raise
-            now_ns = self._inbox.now_ns()
-        due_ns = None if deadline_ns is None else now_ns + deadline_ns
-        if cascade is not None:
-            cascade.began_ns, cascade.limit_ns = now_ns, now_ns + limit_ns
-        asked = Asked(model, features, Future(), work, cascade)
+            lineup.num_users += 1
+            self._num_entering += 1
+            came_ns = self._inbox.now_ns() - waited_ns
         try:
-            self._enter(asked, now_ns, due_ns)
-        except ServingError:
-            self._leave(work)
+            features = asked if isinstance(asked, FeatureBatch) else asked.features(model)
+            if cascade is not None:
+                cascade.began_ns, cascade.limit_ns = came_ns, came_ns + limit_ns
+            query = Asked(model, features, Future(), work, lineup, cascade)
+            self._enter(query, came_ns, None if deadline_ns is None else came_ns + deadline_ns)
+        except BaseException:
+            self._leave(lineup, work)
             raise
-        return asked.future
+        finally:
+            with self._lock:
+                self._num_entering -= 1
+                self._someone_left.notify_all()
+        return query.future
 
-    def _enter(self, asked: Asked, now_ns: int, due_ns: int | None) -> None:
+    def _enter(self, asked: Asked, came_ns: int, due_ns: int | None) -> None:
         """Hand a query, or the next stage of one, to the workers.
 
         Raises:
@@ -222,7 +205,7 @@ class Engine:
             Query(
                 query_id=query_id,
                 model=model.name,
-                scheduled_ns=now_ns,
+                scheduled_ns=came_ns,
                 deadline_ns=due_ns,
                 num_items=num_items,
                 # As tables have them: features of a query may be longer than on average.
@@ -235,18 +218,55 @@ class Engine:
         """Take no more queries, answer those that have come, and stop the workers."""
         with self._lock:
             self._draining = True
-            if self.filters and self.is_alive:
-                # A query that is in its first stage comes to the inbox again.
+            if self.is_alive:
                 limit_s = self.config.live.drain_timeout_ns / 1e9
-                self._someone_left.wait_for(lambda: not self.num_open, limit_s)
+                self._someone_left.wait_for(lambda: not self._num_entering, limit_s)
+                if self.lineup.filters:
+                    # A query that is in its first stage comes to the inbox again.
+                    self._someone_left.wait_for(lambda: not self.num_open, limit_s)
         if self._thread.is_alive():
             self._inbox.close()
             self._thread.join()
 
+    def serve_with(self, lineup: Lineup) -> Lineup:
+        """Let other models rank the queries that come from now on; returns those before them.
+
+        Args:
+            lineup: placed; it takes the same queries.
+
+        Raises:
+            ServingError: the engine is draining or has died.
+        """
+        *filters_predict_ns, predict_ns = lineup.predict_ns
+        with self._lock:
+            if self._draining or not self.is_alive:
+                raise ServingError("no model is taken: the server is going down")
+            before = self.lineup
+            self.stats.serve_no_more(before.placed)
+            self.lineup = lineup
+            self._admission.change_models(predict_ns, filters_predict_ns)
+        return before
+
+    def wait_until_unused(self, lineup: Lineup) -> bool:
+        """Wait for the last query of models that serve no more; False: it takes too long."""
+        limit_s = self.config.live.drain_timeout_ns / 1e9
+        with self._lock:
+            return self._someone_left.wait_for(lambda: not lineup.num_users, limit_s)
+
+    @property
+    def model(self) -> ServedModel:
+        """What scores the answer to a query that comes now."""
+        return self.lineup.model
+
     @property
     def models(self) -> tuple[ServedModel, ...]:
         """What scores the candidates that `rank` is asked, one after the other."""
-        return (*(each.model for each in self.filters), self.model)
+        return self.lineup.models
+
+    @property
+    def placed(self) -> Placed:
+        """Where they compute."""
+        return self.lineup.placed
 
     @property
     def is_alive(self) -> bool:
@@ -290,16 +310,11 @@ class Engine:
             self._crash = error
         finally:
             self._inbox.shut()
-            self.placed.close()
+            self.lineup.close()
         if self._crash is not None and self._inbox.wait_until_open():
             # Nobody waits for a run that had begun. Its text may hold feature values.
             where = "".join(format_tb(self._crash.__traceback__))
             _log.error("the engine has died: %s\n%s", type(self._crash).__name__, where)
-
-    def _predictor(self, model: ServedModel) -> Predict:
-        return predictor(
-            model, self._fleet, self.config.num_workers, self.config.policy.batch_items_max
-        )
 
     def _run_batch(self, batch: Batch) -> Sequence[object]:
         """Rank a batch and book its work; called on a worker's thread."""
@@ -310,9 +325,11 @@ class Engine:
         results = rank_batch(batch)
         took_ns = time.perf_counter_ns() - started
         with self._lock:
-            self.stats.batches += 1
-            filter_number = self._filter_numbers.get(batch.parts[0].query.model)
-            self._admission.learn(batch.num_items, took_ns, filter_number)
+            self.stats.batch_done(batch.num_items, took_ns)
+            first = batch.parts[0].query
+            if asked_of(first).lineup is self.lineup:
+                filter_number = self._filter_numbers.get(first.model)
+                self._admission.learn(batch.num_items, took_ns, filter_number)
             for part in batch.parts:
                 self._admission.part_done(asked_of(part.query).work, part.num_items)
         return results
@@ -320,22 +337,19 @@ class Engine:
     def _on_end(self, record: QueryRecord) -> None:
         """Answer; called on a worker's thread, once for each query."""
         asked = asked_of(record.query)
-        outcome = outcome_of(record, asked.model)
-        if asked.cascade is not None and isinstance(outcome, Ranked):
-            answer = self._next_stage(asked, asked.cascade, outcome)
-            if answer is None:
-                return
-            outcome = answer
-        self._leave(asked.work)
-        with self._lock:
-            self._count(record, outcome)
-        # A client that has gone away cancels; the future then takes nothing.
-        if not asked.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, Ranked):
-            asked.future.set_result(outcome)
-        else:
-            asked.future.set_exception(outcome)
+        outcome: Ranked | Exception | None = ServingError("the engine has died")
+        try:
+            found: Ranked | Exception | None = outcome_of(record, asked.model)
+            if asked.cascade is not None and isinstance(found, Ranked):
+                found = self._next_stage(asked, asked.cascade, found)
+            if found is not None:
+                with self._lock:
+                    self._count(record, found)
+            outcome = found
+        finally:
+            if outcome is not None:
+                self._leave(asked.lineup, asked.work)
+                settle(asked.future, outcome)
 
     def _next_stage(
         self, asked: Asked, cascade: Cascade, ranked: Ranked
@@ -354,32 +368,21 @@ class Engine:
             return error
         return None
 
-    def _leave(self, work: OpenWork) -> None:
+    def _leave(self, lineup: Lineup, work: OpenWork) -> None:
         with self._lock:
+            lineup.num_users -= 1
             self._admission.leave(work)
             self._someone_left.notify_all()
 
     def _count(self, record: QueryRecord, outcome: Ranked | Exception) -> None:
         stats = self.stats
         if isinstance(outcome, Ranked):
-            queue_ns, compute_ns, total_ns = outcome.timing
-            stats.queries += 1
-            stages = outcome.stages
-            stats.items += stages[0].num_items if stages else record.query.num_items
+            stages, timing = outcome.stages, outcome.timing
+            num_items = stages[0].num_items if stages else record.query.num_items
+            is_late = timing.total_ns > self.config.sla.latency_ns
+            stats.answered(num_items, timing, stages, is_late=is_late)
             stats.splits += record.num_parts > 1
-            stats.slo_violations += total_ns > self.config.sla.latency_ns
-            stats.queue.observe(queue_ns)
-            stats.compute.observe(compute_ns)
-            stats.total.observe(total_ns)
         elif isinstance(outcome, Overloaded):
             stats.shed[outcome.reason] += 1
         else:
             stats.failed += 1
-
-
-def server_policy(config: PolicyConfig, sla: SLA) -> PolicyConfig:
-    """The policy as a server needs it: whoever looks at deadlines gives up what will miss them."""
-    settings = POLICIES[config.policy].settings
-    if "sla" in settings:
-        config = replace(config, sla=sla)
-    return replace(config, reject_lost=True) if "reject_lost" in settings else config

@@ -103,11 +103,26 @@ class Placed(NamedTuple):
         ratio = self.items_per_s[self.executor] / self.items_per_s[other]
         return f"{self.executor} ({ratio:.2f} times the items/s of {other})"
 
+    @property
+    def processes(self) -> ForkedWorkers | None:
+        """Where all of them compute, if not in threads."""
+        ranker = self.models[-1].ranker
+        return ranker.workers if isinstance(ranker, ForkedRanker) else None
+
+    @property
+    def num_died(self) -> int:
+        """Processes that ended before they should have."""
+        return 0 if self.processes is None else self.processes.num_died
+
+    @property
+    def num_replaced(self) -> int:
+        """Processes that were forked in the place of such."""
+        return 0 if self.processes is None else self.processes.num_replaced
+
     def close(self) -> None:
         """End their processes, if there are any; a second time does nothing."""
-        for model in self.models:
-            if isinstance(model.ranker, ForkedRanker):
-                model.ranker.workers.close()
+        if self.processes is not None:
+            self.processes.close()
 
 
 def parse_executor(name: str | None) -> Executor | None:

@@ -2,7 +2,7 @@
 
 One thread, kept-alive connections, requests made of pieces that lie ready. Latency counts from the
 time for which a query was drawn, so a server that stalls is not let off by a client that waits for
-it. This module must not know what is asked.
+it. This module must not know what is asked, nor how a connection speaks.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import Protocol
 
-import httptools
 import numpy as np
 import uvloop
 
@@ -26,16 +25,45 @@ from tailrank.core.query import Query
 from tailrank.runtime.record import QueryColumns, QueryOutcome, RunResult
 from tailrank.serving.alarm import Alarm
 from tailrank.serving.load_run import LoadRun, busy_times
-from tailrank.serving.load_target import LoadTarget
+from tailrank.serving.load_target import LoadTarget, Pieces
 
 _CONNECTIONS_READY = 32
 # After the last query, or Ctrl-C: for what is still open.
 _PATIENCE_S, _INTERRUPTED_S = 10.0, 1.0
 _PROGRESS_S = 0.25
 _ERROR_SHOWN = 200
-_OUTCOMES = {200: QueryOutcome.ANSWERED, 429: QueryOutcome.REJECTED}
-RequestFor = Callable[[Query], Sequence[bytes | memoryview]]
-"""The pieces of the whole request of a query, headers and body."""
+RequestFor = Callable[[Query], Pieces]
+"""The pieces of the whole request of a query."""
+
+
+class Connection(Protocol):
+    """Something that takes one question at a time, and tells its run what became of it."""
+
+    def ask(self, place: int, request: Pieces) -> None:
+        """Send the request of a query."""
+
+    def hang_up(self) -> None:
+        """Close it at once; `Run.lost` is called some time after."""
+
+
+class Connector(Protocol):
+    """Makes the connections of a run."""
+
+    async def connect(self) -> None:
+        """Make one more, and call `Run.opened`.
+
+        Raises:
+            OSError: the server cannot be reached.
+        """
+
+    async def close(self) -> None:
+        """Let go of what connections have shared."""
+
+    def cpu_ns(self) -> int:
+        """Time of processors that all this has taken so far."""
+
+
+Transport = Callable[["Run"], Connector]
 
 
 def send_load(
@@ -43,6 +71,7 @@ def send_load(
     schedule: Sequence[Query],
     request_for: RequestFor,
     *,
+    transport: Transport,
     connections_max: int = 512,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> LoadRun:
@@ -52,6 +81,7 @@ def send_load(
         target: the server.
         schedule: queries in order of `scheduled_ns`, from 0.
         request_for: makes the request of a query.
+        transport: makes connections.
         connections_max: most connections at once; queries beyond wait for one, while their time
             runs.
         on_progress: told the share of queries sent.
@@ -61,13 +91,13 @@ def send_load(
     """
     loop = uvloop.new_event_loop()
     try:
-        run = _Run(loop, target, schedule, request_for, connections_max)
+        run = Run(loop, target, schedule, request_for, transport, connections_max)
         return loop.run_until_complete(run.drive(on_progress))
     finally:
         loop.close()
 
 
-class _Run:
+class Run:
     """One schedule on its way."""
 
     def __init__(
@@ -76,16 +106,19 @@ class _Run:
         target: LoadTarget,
         schedule: Sequence[Query],
         request_for: RequestFor,
+        transport: Transport,
         connections_max: int,
     ) -> None:
         self._loop, self._target, self._schedule = loop, target, schedule
         self._request_for, self._connections_max = request_for, connections_max
+        self._connector = transport(self)
         count = len(schedule)
         self._released_ns, self._sent_ns, self._done_ns = ([-1] * count for _ in range(3))
         self._outcome = [QueryOutcome.UNANSWERED.value] * count
         self._next = self._num_open = self._connections_seen = 0
-        self._connections: set[_Connection] = set()
-        self._idle: list[_Connection] = []
+        self._connections: set[Connection] = set()
+        # Taken in turns: one that was used last again and again would be one process of several.
+        self._idle: deque[Connection] = deque()
         self._waiting: deque[int] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._start_ns = 0
@@ -99,10 +132,10 @@ class _Run:
         try:
             await self._get_ready()
             with self._undisturbed():
-                cpu_ns, self._start_ns = time.thread_time_ns(), time.monotonic_ns()
+                cpu_ns, self._start_ns = self._connector.cpu_ns(), time.monotonic_ns()
                 self._release()
                 await self._wait(on_progress)
-                cpu_ns, ended_ns = time.thread_time_ns() - cpu_ns, self.now_ns()
+                cpu_ns, ended_ns = self._connector.cpu_ns() - cpu_ns, self.now_ns()
             return LoadRun(
                 self._result(ended_ns),
                 cpu_ns / ended_ns,
@@ -117,7 +150,7 @@ class _Run:
         """Open the first connections."""
         try:
             for _ in range(min(_CONNECTIONS_READY, self._connections_max, len(self._schedule))):
-                await self._connect()
+                await self._connector.connect()
         except OSError as error:
             raise RequestError("--url", f"{self._target.url} cannot be reached: {error}") from None
 
@@ -172,16 +205,16 @@ class _Run:
             self._num_open += 1
             self._released_ns[place] = now_ns
             if self._idle:
-                self._send(self._idle.pop(), place)
+                self._send(self._idle.popleft(), place)
             else:
                 self._waiting.append(place)
                 self._open_another()
 
-    def _send(self, connection: _Connection, place: int) -> None:
+    def _send(self, connection: Connection, place: int) -> None:
         self._sent_ns[place] = self.now_ns()
         connection.ask(place, self._request_for(self._schedule[place]))
 
-    def free(self, connection: _Connection) -> None:
+    def free(self, connection: Connection) -> None:
         """A connection has nothing to do."""
         if self._waiting:
             self._send(connection, self._waiting.popleft())
@@ -198,7 +231,7 @@ class _Run:
         if not self._num_open and (self._interrupted or self._next == len(self._schedule)):
             self._over.set()
 
-    def lost(self, connection: _Connection) -> None:
+    def lost(self, connection: Connection) -> None:
         """A connection was closed."""
         self._connections.discard(connection)
         if connection in self._idle:
@@ -220,18 +253,12 @@ class _Run:
 
     async def _open(self) -> None:
         try:
-            await self._connect()
+            await self._connector.connect()
         except OSError as error:
             if self._waiting:
                 self.end(self._waiting.popleft(), QueryOutcome.FAILED, str(error))
 
-    async def _connect(self) -> None:
-        target = self._target
-        await self._loop.create_connection(
-            lambda: _Connection(self), target.host, target.port, ssl=target.tls
-        )
-
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: Connection) -> None:
         """A connection is there."""
         self._connections.add(connection)
         self._connections_seen = max(self._connections_seen, len(self._connections))
@@ -248,6 +275,7 @@ class _Run:
             connection.hang_up()
         while self._connections:
             await asyncio.sleep(0)
+        await self._connector.close()
 
     def _result(self, ended_ns: int) -> RunResult:
         """The rows of the queries that were released."""
@@ -278,61 +306,3 @@ class _Run:
             drained=self._num_open == 0 or self._interrupted,
             first_error=self._first_error,
         )
-
-
-class _Connection(asyncio.Protocol):
-    """One connection: one question at a time."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._transport: asyncio.Transport
-        self._parser = httptools.HttpResponseParser(self)
-        self._place = -1
-        self._body = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self._run.opened(self)
-
-    def ask(self, place: int, request: Sequence[bytes | memoryview]) -> None:
-        """Send the request of a query."""
-        self._place, self._body = place, b""
-        self._transport.write(b"".join(request))
-
-    def data_received(self, data: bytes) -> None:
-        """Part of an answer."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._end(QueryOutcome.FAILED, f"no HTTP: {error}")
-            self._transport.close()
-
-    def on_body(self, body: bytes) -> None:
-        """Part of an answer's body; only what went wrong is kept."""
-        if self._parser.get_status_code() not in _OUTCOMES:
-            self._body += body
-
-    def on_message_complete(self) -> None:
-        """A whole answer."""
-        status = self._parser.get_status_code()
-        text = self._body.decode(errors="replace")
-        self._end(_OUTCOMES.get(status, QueryOutcome.FAILED), f"{status}: {text}")
-        if self._parser.should_keep_alive():
-            self._run.free(self)
-        else:
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self._end(QueryOutcome.FAILED, f"the connection was closed: {exc or 'without an answer'}")
-        self._run.lost(self)
-
-    def hang_up(self) -> None:
-        """Close it at once."""
-        self._transport.abort()
-
-    def _end(self, outcome: QueryOutcome, why: str) -> None:
-        place, self._place = self._place, -1
-        if place >= 0:
-            self._run.end(place, outcome, why)

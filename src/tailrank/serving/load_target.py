@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from tailrank.core.errors import RequestError
 
 _TIMEOUT_S = 10.0
 _SHOWN = 200
+Pieces = Sequence[bytes | memoryview]
+Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class LoadTarget:
         host: name or address.
         port: where it listens.
         tls: how it is trusted; None: no TLS.
+        ca_file: certificates that it is trusted by; None: those of the system.
         token: what it wants as `Authorization: Bearer …`; None: nothing.
     """
 
@@ -33,6 +36,7 @@ class LoadTarget:
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    ca_file: Path | None = None
     token: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -60,7 +64,9 @@ class LoadTarget:
         elif ca_file is not None:
             raise RequestError("--tls-ca", "goes with https://")
         address = f"{parts.scheme}://{parts.netloc}"
-        return cls(url=address, host=parts.hostname, port=port, tls=tls, token=token)
+        return cls(
+            url=address, host=parts.hostname, port=port, tls=tls, ca_file=ca_file, token=token
+        )
 
     def document(self) -> dict[str, Any]:
         """What the server says of itself in `/openapi.json`.
@@ -68,39 +74,55 @@ class LoadTarget:
         Raises:
             RequestError: it cannot be reached, or says nothing of the kind.
         """
-        status, body = self._exchange("GET", "/openapi.json", b"")
+        return self.read("/openapi.json")
+
+    def read(self, path: str) -> dict[str, Any]:
+        """The JSON object that the server gives at `path`.
+
+        Raises:
+            RequestError: it cannot be reached, or gives nothing of the kind.
+        """
+        status, body = self._exchange("GET", path, b"", {})
         try:
             found = json.loads(body)
         except ValueError:
             found = None
         if status != 200 or not isinstance(found, dict):
-            raise RequestError("--url", f"{self.url}/openapi.json: {_in_short(status, body)}")
+            raise RequestError("--url", f"{self.url}{path}: {_in_short(status, body)}")
         return found
 
-    def try_once(self, path: str, body: Sequence[bytes | memoryview]) -> None:
+    def try_once(self, path: str, body: Pieces, headers: Headers | None = None) -> None:
         """Ask once, to see that requests of this kind are understood.
 
         Raises:
             RequestError: the answer was neither good nor *too busy*; says what it was.
         """
-        status, answer = self._exchange("POST", path, b"".join(body))
+        status, answer = self._exchange("POST", path, b"".join(body), headers)
         if status not in (200, 429):
             raise RequestError("--url", f"{self.url}{path}: {_in_short(status, answer)}")
 
-    def request(self, path: str, body: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-        """The pieces of a POST, headers first."""
+    def request(self, path: str, body: Pieces, headers: Headers | None = None) -> Pieces:
+        """The pieces of a POST, headers first.
+
+        Args:
+            path: on the server.
+            body: in pieces.
+            headers: those that say what the body is; None: it is JSON.
+        """
         lines = [f"POST {path} HTTP/1.1", f"Host: {self.url.partition('://')[2]}"]
-        lines += [f"{name}: {value}" for name, value in self._headers().items()]
+        lines += [f"{name}: {value}" for name, value in self._headers(headers).items()]
         lines += [f"Content-Length: {sum(map(len, body))}", "", ""]
         return ["\r\n".join(lines).encode(), *body]
 
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
+    def _headers(self, headers: Headers | None) -> dict[str, str]:
+        found = {"Content-Type": "application/json"} if headers is None else dict(headers)
         if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token}"
-        return headers
+            found["Authorization"] = f"Bearer {self.token}"
+        return found
 
-    def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    def _exchange(
+        self, method: str, path: str, body: bytes, headers: Headers | None
+    ) -> tuple[int, bytes]:
         """Status and body of one answer."""
         if self.tls is None:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT_S)
@@ -109,7 +131,7 @@ class LoadTarget:
                 self.host, self.port, timeout=_TIMEOUT_S, context=self.tls
             )
         try:
-            connection.request(method, path, body, self._headers())
+            connection.request(method, path, body, self._headers(headers))
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from tailrank.characterization.load_test import LoadTestConfig
 from tailrank.core.errors import ConfigError
 from tailrank.core.measurement import Measurement
-from tailrank.core.query import Query
 from tailrank.core.sla import SLA
-from tailrank.serving.load_bodies import BodyPool, items_limit
 from tailrank.serving.load_client import send_load
+from tailrank.serving.load_protocols import PROTOCOLS
+from tailrank.serving.load_queries import Ids, items_limit
 from tailrank.serving.load_run import LoadRun, measurement_of
 from tailrank.serving.load_target import LoadTarget
 from tailrank.tuning.capacity import Capacity, CapacityInterrupted, verify_capacity
 from tailrank.workload.schedule import WorkloadConfig, draw_schedule
 
-_PATH = "/v1/rank"
 # From the first load on by this factor, then by twice as much at most; and how near is near enough.
 _STEP, _TOLERANCE = 1.4, 0.03
 
@@ -34,6 +33,7 @@ class LoadSettings:
         sla: what is to be kept; None: nothing.
         connections_max: most connections at once.
         seed: of arrivals, sizes and features.
+        protocol: what is spoken: a key of `load_protocols.PROTOCOLS`.
     """
 
     qps: float
@@ -43,8 +43,11 @@ class LoadSettings:
     sla: SLA | None = None
     connections_max: int = 512
     seed: int = 0
+    protocol: str = "json"
 
     def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError("--protocol", self.protocol, " or ".join(PROTOCOLS))
         if not 0.0 < self.qps < float("inf"):
             raise ConfigError("--qps", self.qps, "a number of queries per second above 0")
         if not self.seconds > 0:
@@ -77,17 +80,19 @@ class ServerLoadTest:
     Args:
         target: the server.
         settings: the load.
+        ids: of known users and items, whose features the server has; None: requests bring features.
 
     Attributes:
         about: the server in its own words.
+        by_id: the sides that requests name by id.
 
     Raises:
         RequestError: it cannot be reached, or does not take such queries.
         ConfigError: it takes no queries of these sizes.
     """
 
-    def __init__(self, target: LoadTarget, settings: LoadSettings) -> None:
-        self.target, self.settings = target, settings
+    def __init__(self, target: LoadTarget, settings: LoadSettings, ids: Ids | None = None) -> None:
+        self.target, self.settings, self.by_id = target, settings, sorted(ids or ())
         document = target.document()
         seed = settings.seed
         self._workload = WorkloadConfig(
@@ -101,8 +106,8 @@ class ServerLoadTest:
         self.about = str(document.get("info", {}).get("title", ""))
         largest = self._workload.query_sizes().items_max
         # A distribution without a bound: what is drawn is held against the server's own limit.
-        self._pool = BodyPool(document, largest or items_limit(document), seed)
-        target.try_once(_PATH, self._pool.body(0, 1))
+        items_max = largest or items_limit(document)
+        self._spoken = PROTOCOLS[settings.protocol](target, document, items_max, seed, ids)
 
     def run(
         self,
@@ -131,7 +136,8 @@ class ServerLoadTest:
         run = send_load(
             self.target,
             schedule,
-            self._request_for,
+            self._spoken.request_for,
+            transport=self._spoken.transport,
             connections_max=settings.connections_max,
             on_progress=on_progress,
         )
@@ -176,7 +182,3 @@ class ServerLoadTest:
         except CapacityInterrupted as stopped:
             return CapacityFound(stopped.capacity, runs, True)
         return CapacityFound(capacity, runs, False)
-
-    def _request_for(self, query: Query) -> list[bytes | memoryview]:
-        assert isinstance(query.payload, int)
-        return self.target.request(_PATH, self._pool.body(query.payload, query.num_items))

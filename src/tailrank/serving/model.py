@@ -23,19 +23,22 @@ from tailrank.characterization.target import (
     load_rankers,
     profile_label,
 )
-from tailrank.core.errors import RequestError
+from tailrank.core.errors import DataError, RequestError
 from tailrank.data.fitted_encoder import open_encoder
-from tailrank.data.row_encoder import RowEncoder, row_ids
-from tailrank.features import FeatureBatch, FeatureSpec, Side
+from tailrank.data.row_encoder import CategoryColumn, NumberColumns, RowEncoder, row_ids
+from tailrank.features import SIDES, FeatureBatch, FeatureSpec, Side
 from tailrank.inference import Ranker
-from tailrank.inference.artifact import MODEL_FILE
+from tailrank.inference.artifact import MODEL_FILE, read_record
+from tailrank.inference.precision import Precision
 from tailrank.inference.table_file import ByteProgress
 from tailrank.models.registry import config_to_dict
 from tailrank.serving.feature_files import open_feature_table
 from tailrank.serving.feature_tables import FeatureTable
 
+Source = CategoryColumn | NumberColumns
 _VERSION_DIGITS = 12
 _TIMED_CALLS = 7
+_TRIAL_ITEMS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +54,9 @@ class ServedModel:
         encoder: makes features of raw values.
         table_bytes: memory of the embedding tables.
         tables: features of known users or items, by side.
+
+    Attributes:
+        ids_per_item: ids of a query per item, as service-time tables count them.
     """
 
     name: str
@@ -61,11 +67,11 @@ class ServedModel:
     encoder: RowEncoder
     table_bytes: int
     tables: Mapping[Side, FeatureTable] = field(default_factory=dict)
+    ids_per_item: float = field(init=False)
 
-    @property
-    def ids_per_item(self) -> float:
-        """Ids of a query per item, as service-time tables count them."""
-        return ids_per_item(self.spec)
+    def __post_init__(self) -> None:
+        # Once: every query needs it.
+        object.__setattr__(self, "ids_per_item", ids_per_item(self.spec))
 
     @property
     def profile_label(self) -> str:
@@ -106,7 +112,7 @@ def open_model(
 
     Raises:
         ConfigError: unknown preset.
-        RequestError: it does not fit into memory.
+        RequestError: it does not fit into memory, or does not score with numbers.
         DataError: missing or damaged artifact.
         BackendUnavailable: this host cannot run its precision.
     """
@@ -118,7 +124,7 @@ def open_model(
     else:
         encoder = open_encoder(Path(config.target), spec, loaded.record.training)
     table_bytes = ranker.describe().get("table_bytes")
-    return ServedModel(
+    model = ServedModel(
         name=loaded.name,
         version=_version(config, loaded),
         spec=spec,
@@ -127,6 +133,79 @@ def open_model(
         encoder=encoder,
         table_bytes=table_bytes if isinstance(table_bytes, int) else spec.table_bytes,
     )
+    check_scores(model)
+    return model
+
+
+def check_scores(model: ServedModel) -> None:
+    """Refuse a model that cannot score: of features that are sound, scores are numbers.
+
+    Raises:
+        RequestError: those of random items are none.
+        Exception: what the ranker raised.
+    """
+    scores = model.ranker.rank(model.random_query(_TRIAL_ITEMS, seed=0))
+    if not bool(torch.isfinite(scores).all()):
+        raise RequestError(model.name, "scores random items with what is no number")
+
+
+def check_takes_over(new: ServedModel, served: ServedModel) -> None:
+    """Refuse a model that could not answer all that another is asked.
+
+    Raises:
+        RequestError: it has other features or tasks, or takes fewer values; or it scores random
+            items with what is no number.
+    """
+    if new.tasks != served.tasks:
+        reason = f"predicts {', '.join(new.tasks)}; what serves predicts {', '.join(served.tasks)}"
+        raise RequestError(served.name, reason)
+    for side in SIDES:
+        wanted, had = new.encoder.columns[side], served.encoder.columns[side]
+        changes = [
+            f"{what} {', '.join(map(repr, sorted(names)))}"
+            for what, names in (("lacks", had.keys() - wanted), ("asks for", wanted.keys() - had))
+            if names
+        ]
+        if changes:
+            reason = f"of the {side} features that serve, it {' and '.join(changes)}"
+            raise RequestError(served.name, reason)
+        for name, source in wanted.items():
+            if not _takes_all_of(source, had[name]):
+                reason = f"takes {source.allowed}; what serves takes {had[name].allowed}"
+                raise RequestError(f"{served.name}: {side} feature {name!r}", reason)
+    check_scores(new)
+
+
+def _takes_all_of(new: Source, served: Source) -> bool:
+    """Whether every value that one column takes is a value of another one."""
+    if isinstance(new, NumberColumns) and isinstance(served, NumberColumns):
+        widths = [one.width if len(one.columns) < one.width else None for one in (new, served)]
+        return widths[0] == widths[1] and (new.optional or not served.optional)
+    if isinstance(new, NumberColumns) or isinstance(served, NumberColumns):
+        return False
+    if (new.takes_arrays, new.separator) != (served.takes_arrays, served.separator):
+        return False
+    if new.num_values is None or served.num_values is None:
+        return new.num_values is None
+    return new.num_values >= served.num_values
+
+
+def check_gate(path: Path) -> None:
+    """Refuse an artifact of reduced precision that passed no quality gate.
+
+    Raises:
+        DataError: so it is, or there is no artifact.
+    """
+    record = read_record(path)
+    if record.precision == Precision():
+        return
+    drop, allowed = (record.quality_gate.get(key) for key in ("auc_drop_fraction", "max_auc_drop"))
+    if drop is None or allowed is None:
+        reason = f"in {record.precision} without a quality gate; tailrank export has one"
+        raise DataError(path / MODEL_FILE, reason)
+    if not drop <= allowed:
+        reason = f"its quality gate allows an AUC drop of {allowed:.4%}, and it drops {drop:.4%}"
+        raise DataError(path / MODEL_FILE, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

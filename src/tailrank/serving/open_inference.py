@@ -10,6 +10,7 @@ A parameter `timeout` (microseconds, as Triton has it) is the query's deadline.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,16 +20,17 @@ import orjson
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.serving.model import ServedModel
 from tailrank.serving.rank_request import RequestLimits
-from tailrank.serving.tensors import (
+from tailrank.serving.tensor_data import (
     BYTES,
     DTYPES,
     SHAPE_MAX,
     Array,
-    TensorInfo,
+    check_datatype,
     check_shape,
-    inputs_of,
-    outputs_of,
+    from_list,
+    from_raw,
 )
+from tailrank.serving.tensors import TensorInfo, inputs_of, outputs_of
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}
@@ -91,7 +93,7 @@ def parse_infer(
     if len(data):
         raise RequestError("body", f"{len(data)} bytes more than its binary tensors hold")
     return InferRequest(
-        request_id, tensors, _outputs(asked, parameters, model), _timeout_ns(parameters)
+        request_id, tensors, wanted_outputs(asked, parameters, model), timeout_ns(parameters)
     )
 
 
@@ -117,6 +119,14 @@ def infer_answer(
         return header, {"Content-Type": "application/json"}
     lengths = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
     return b"".join([header, *data]), lengths
+
+
+def unknown_model(model: ServedModel, name: str, version: str | None) -> str | None:
+    """What to say where another model or version is asked for than the one that is served."""
+    if name == model.name and version in (None, model.version):
+        return None
+    wanted = name if version is None else f"{name}, version {version}"
+    return f"no model {wanted[:60]}; there is {model.name}, version {model.version}"
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:
@@ -152,47 +162,31 @@ def _tensor(
     name: str, tensor: dict[str, Any], data: memoryview, limits: RequestLimits
 ) -> tuple[Array, memoryview]:
     """A tensor, and the binary data behind it."""
-    datatype = tensor.get("datatype")
-    if datatype != BYTES and datatype not in DTYPES:
-        raise ConfigError(f"{name}: datatype", datatype, f"{', '.join(DTYPES)} or {BYTES}")
+    datatype = check_datatype(name, tensor.get("datatype"))
     # An element takes a byte or more of the body, whatever its form.
-    count = check_shape(name, tensor.get("shape", ()), limits.body_bytes_max)
+    check_shape(name, tensor.get("shape", ()), limits.body_bytes_max)
     shape = tensor["shape"]
     size = _parameters(name, tensor).get("binary_data_size")
     if size is None:
-        return _from_json(name, tensor.get("data"), datatype, count).reshape(shape), data
+        return _from_json(name, tensor.get("data"), datatype, shape), data
     if type(size) is not int or not 0 <= size <= len(data):
         raise ConfigError(f"{name}: binary_data_size", size, f"0 to {len(data)}, what is there")
     if "data" in tensor:
         raise RequestError(name, "either data or binary_data_size")
-    own, rest = data[:size], data[size:]
-    if datatype == BYTES:
-        return _texts(name, own, count).reshape(shape), rest
-    dtype = np.dtype(DTYPES[datatype])
-    if size != count * dtype.itemsize:
-        expected = f"{count * dtype.itemsize}, for {count} of {datatype}"
-        raise ConfigError(f"{name}: binary_data_size", size, expected)
-    return np.frombuffer(own, dtype).reshape(shape), rest
+    return from_raw(name, datatype, shape, data[:size], "binary_data_size"), data[size:]
 
 
-def _from_json(name: str, data: object, datatype: str, count: int) -> Array:
+def _from_json(name: str, data: object, datatype: str, shape: list[int]) -> Array:
     """Data as JSON: a list, flat or nested as the shape says."""
     if not isinstance(data, list):
         raise ConfigError(f"{name}: data", data, "a list, or binary_data_size among the parameters")
     flat = list(_leaves(data))
-    if len(flat) != count:
-        raise RequestError(f"{name}: data", f"{len(flat)} elements; its shape says {count}")
     kinds = (str,) if datatype == BYTES else _KINDS[np.dtype(DTYPES[datatype]).kind]
-    for value in flat:
-        if type(value) not in kinds:
-            raise ConfigError(f"{name}: data", value, f"elements of {datatype}")
-    if datatype == BYTES:
-        return np.array(flat, dtype=object)
-    try:
-        with np.errstate(over="ignore"):  # infinite: refused where it is read
-            return np.array(flat, dtype=DTYPES[datatype])
-    except OverflowError:
-        raise RequestError(f"{name}: data", f"beyond the range of {datatype}") from None
+    if len(flat) == math.prod(shape):  # else that is what is wrong
+        for value in flat:
+            if type(value) not in kinds:
+                raise ConfigError(f"{name}: data", value, f"elements of {datatype}")
+    return from_list(name, datatype, shape, flat, "data")
 
 
 def _leaves(data: list[Any], depth: int = 1) -> Iterator[object]:
@@ -203,28 +197,19 @@ def _leaves(data: list[Any], depth: int = 1) -> Iterator[object]:
             yield value
 
 
-def _texts(name: str, data: memoryview, count: int) -> Array:
-    """Texts, each behind its length."""
-    found: list[str] = []
-    content, place = bytes(data), 0
-    while place < len(content) and len(found) <= count:
-        end = place + 4 + int.from_bytes(content[place : place + 4], "little")
-        if end > len(content):
-            raise RequestError(name, "cut off: a text is longer than its data")
-        try:
-            found.append(content[place + 4 : end].decode())
-        except UnicodeDecodeError:
-            raise RequestError(name, "a text that is not UTF-8") from None
-        place = end
-    if len(found) != count:
-        raise RequestError(name, f"holds other than the {count} texts that its shape says")
-    return np.array(found, dtype=object)
-
-
-def _outputs(
+def wanted_outputs(
     asked: dict[str, Any], parameters: dict[str, Any], model: ServedModel
 ) -> dict[str, bool]:
-    """Names of the outputs that are wanted, and whether in binary."""
+    """Names of the outputs that are wanted, and whether in binary.
+
+    Args:
+        asked: the request, as JSON has it.
+        parameters: its own.
+        model: that is asked.
+
+    Raises:
+        RequestError, ConfigError: there is no such output, or it is not given like that.
+    """
     known = [output.name for output in outputs_of(model)]
     everything = parameters.get("binary_data_output") is True
     wanted = asked.get("outputs")
@@ -244,7 +229,12 @@ def _outputs(
     return found
 
 
-def _timeout_ns(parameters: dict[str, Any]) -> int | None:
+def timeout_ns(parameters: dict[str, Any]) -> int | None:
+    """The time that a request gives, if it does.
+
+    Raises:
+        ConfigError: it is none.
+    """
     timeout = parameters.get("timeout")
     if timeout is None:
         return None

@@ -13,22 +13,26 @@ from starlette.routing import Route
 
 from tailrank import __version__
 from tailrank.core.errors import RequestError
-from tailrank.serving.answers import answered, json_answer, read_body
+from tailrank.serving.answers import answered, json_answer, read_body, waited_ns
 from tailrank.serving.engine import Engine
 from tailrank.serving.open_inference import (
     HEADER_LENGTH,
     describe_model,
     infer_answer,
     parse_infer,
+    unknown_model,
 )
 from tailrank.serving.rank_request import RequestLimits
-from tailrank.serving.tensors import features_of, scores_of
+from tailrank.serving.tensors import candidates_of, scores_of
 
 _EXTENSIONS = ["binary_tensor_data"]
 
 
-def routes(engine: Engine, limits: RequestLimits) -> list[Route]:
-    """The protocol's routes in front of an engine."""
+_MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+
+
+def routes(engine: Engine) -> list[Route]:
+    """The protocol's routes in front of an engine, but those that rank."""
 
     async def server(request: Request) -> Response:
         return json_answer({"name": "tailrank", "version": __version__, "extensions": _EXTENSIONS})
@@ -50,6 +54,19 @@ def routes(engine: Engine, limits: RequestLimits) -> list[Route]:
             {"name": engine.model.name, "ready": engine.is_ready}, 200 if engine.is_ready else 503
         )
 
+    found = [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+    ]
+    for path in _MODEL_PATHS:
+        found += [Route(path, model), Route(f"{path}/ready", model_ready)]
+    return found
+
+
+def infer_routes(engine: Engine, limits: RequestLimits) -> list[Route]:
+    """The protocol's routes that rank."""
+
     async def infer(request: Request) -> Response:
         unknown = _unknown(request, engine)
         if unknown is not None:
@@ -59,31 +76,18 @@ def routes(engine: Engine, limits: RequestLimits) -> list[Route]:
         body = await read_body(request, limits)
         served = engine.model
         asked = parse_infer(body, request.headers.get(HEADER_LENGTH), served, limits)
-        future = engine.submit(features_of(asked.tensors, served, limits), asked.deadline_ns)
+        candidates = candidates_of(asked.tensors, served, limits)
+        future = engine.submit(candidates, asked.deadline_ns, waited_ns(request))
         ranked = await asyncio.wrap_future(future)
         content, headers = infer_answer(asked, ranked.model, scores_of(ranked))
         return Response(content, headers=headers)
 
-    found = [
-        Route("/v2", server),
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
-    ]
-    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        found += [
-            Route(path, model),
-            Route(f"{path}/ready", model_ready),
-            Route(f"{path}/infer", answered(infer, in_one_text=True), methods=["POST"]),
-        ]
-    return found
+    endpoint = answered(infer, in_one_text=True)
+    return [Route(f"{path}/infer", endpoint, methods=["POST"]) for path in _MODEL_PATHS]
 
 
 def _unknown(request: Request, engine: Engine) -> Response | None:
     """The answer where another model or version is asked for than the one that is served."""
     name, version = request.path_params["name"], request.path_params.get("version")
-    served = engine.model
-    if name == served.name and version in (None, served.version):
-        return None
-    wanted = name if version is None else f"{name}, version {version}"
-    reason = f"no model {wanted[:60]}; there is {served.name}, version {served.version}"
-    return json_answer({"error": reason}, 404)
+    reason = unknown_model(engine.model, name, version)
+    return None if reason is None else json_answer({"error": reason}, 404)

@@ -9,16 +9,20 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from tailrank import __version__
-from tailrank.data.row_encoder import CategoryColumn, NumberColumns
+from tailrank.data.row_encoder import REFUSED, CategoryColumn, NumberColumns
 from tailrank.features import Side
 from tailrank.serving.model import ServedModel
-from tailrank.serving.rank_request import RequestLimits, columns_of
+from tailrank.serving.rank_request import DEADLINE_MS_MAX, RequestLimits, columns_of
 
 CATEGORIES = "x-categories"
 """Where the document says what a schema cannot: which categories there are, and how many of them a
 row holds, so that a load test can ask for such."""
+MODEL = "x-model"
+"""Where it names the model of the Open Inference Protocol, which `/v2/models/NAME` asks."""
+GRPC_PORT = "x-grpc-port"
+"""Where it says on which port of the same host gRPC is spoken, if it is."""
 _JSON = "application/json"
-_SCALARS = [{"type": kind} for kind in ("string", "number", "boolean", "null")]
+_SCALARS = [{"type": kind} for kind in ("string", "number", "boolean")]
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -38,7 +42,11 @@ _ERROR = {
 
 
 def describe(
-    models: Sequence[ServedModel], limits: RequestLimits, *, with_token: bool
+    models: Sequence[ServedModel],
+    limits: RequestLimits,
+    *,
+    with_token: bool,
+    grpc_port: int | None = None,
 ) -> dict[str, Any]:
     """The document.
 
@@ -46,18 +54,27 @@ def describe(
         models: whose features requests hold; the last one scores the answer.
         limits: what a client may ask for.
         with_token: whether clients have to bring one.
+        grpc_port: where gRPC is spoken; None: nowhere.
     """
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": f"tailrank: {models[-1].name}", "version": __version__},
+        "info": {
+            "title": f"tailrank: {models[-1].name}",
+            "version": __version__,
+            MODEL: {"name": models[-1].name, "version": models[-1].version},
+        },
         "paths": {
             "/v1/rank": {"post": _rank(models, limits)},
             "/health/live": {"get": _health("the workers run")},
             "/health/ready": {"get": _health("queries are taken")},
             "/metrics": {"get": _plain("Prometheus metrics", "text/plain")},
+            "/v1/stats": {"get": _stats()},
+            "/": {"get": _plain("A page that shows /v1/stats every second", "text/html")},
             "/openapi.json": {"get": _plain("this document", _JSON)},
         },
     }
+    if grpc_port is not None:
+        document["info"][GRPC_PORT] = grpc_port
     if with_token:
         bearer = {"type": "http", "scheme": "bearer"}
         document["components"] = {"securitySchemes": {"token": bearer}}
@@ -86,10 +103,18 @@ def _rank(models: Sequence[ServedModel], limits: RequestLimits) -> dict[str, Any
         "properties": {
             "user": _row(models, "user"),
             "items": {"oneOf": [as_rows, {**row, "properties": columns}]},
-            "item_ids": {"type": "array", "items": {"type": ["string", "integer"]}},
+            "item_ids": {
+                "type": ["array", "null"],
+                "items": {"type": ["string", "integer"]},
+                "minItems": 1,
+            },
             **_by_id(by_id),
-            "top_k": {"type": "integer", "minimum": 1},
-            "deadline_ms": {"type": "number", "exclusiveMinimum": 0},
+            "top_k": {"type": ["integer", "null"], "minimum": 1},
+            "deadline_ms": {
+                "type": ["number", "null"],
+                "exclusiveMinimum": 0,
+                "maximum": DEADLINE_MS_MAX,
+            },
         },
     }
     return {
@@ -135,9 +160,17 @@ def _row(models: Sequence[ServedModel], side: Side) -> dict[str, Any]:
 
 def _value(source: CategoryColumn | NumberColumns) -> dict[str, Any]:
     if isinstance(source, CategoryColumn):
-        several = {"type": "array", "items": {"anyOf": _SCALARS}}
+        one: list[dict[str, Any]] = list(_SCALARS)
+        takes_missing = True
+        if source.num_values is not None:
+            one = [{"type": "integer", "minimum": 0, "maximum": source.num_values - 1}]
+            takes_missing = source.is_list or source.ids([None])[0] != REFUSED
         return {
-            "anyOf": [*_SCALARS, several],
+            "anyOf": [
+                *one,
+                *([{"type": "null"}] if takes_missing else []),
+                {"type": "array", "items": {"anyOf": one}},
+            ],
             "description": source.allowed,
             CATEGORIES: {
                 "whole_numbers_below": source.num_values,
@@ -183,6 +216,67 @@ def _answer() -> dict[str, Any]:
             "model_version": {"type": "string"},
             "timing_ms": timing,
             "stages": {"type": "array", "items": stage},
+        },
+    }
+
+
+def _stats() -> dict[str, Any]:
+    number: dict[str, Any] = {"type": "number"}
+    integer: dict[str, Any] = {"type": "integer"}
+    by_name = {"type": "object", "additionalProperties": number}
+    # A percentile and its bounds at 95 % confidence, null where too few queries set none.
+    bounded = {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 3, "maxItems": 3}
+    percentiles = {"type": "object", "additionalProperties": bounded}
+    stage = {
+        "type": "object",
+        "properties": {
+            "stage": {"type": "string"},
+            "items_per_s": number,
+            "queue_ms": {"type": ["number", "null"]},
+            "compute_ms": {"type": ["number", "null"]},
+        },
+    }
+    rates = ("queries", "items", "late", "failed", "batches")
+    second = {
+        "type": "object",
+        "required": ["at"],
+        "properties": {
+            "at": {"type": "number", "description": "its end, in seconds of Unix time"},
+            **dict.fromkeys([f"{name}_per_s" for name in rates], number),
+            "shed_per_s": by_name,
+            "latency_ms": percentiles,
+            "queueing_ms": percentiles,
+            **dict.fromkeys(("queries_in_flight", "items_in_flight", "queue_depth"), integer),
+            "batch_sizes": {"type": "array", "items": integer, "description": "by batch_bounds"},
+            "batch_items": {"type": ["number", "null"]},
+            "workers_busy_fraction": number,
+            "cores_busy_fraction": by_name,
+            "stages": {"type": "array", "items": stage},
+        },
+    }
+    answer = {
+        "type": "object",
+        "required": ["at", "ready", "sla", "totals", "seconds"],
+        "properties": {
+            "at": number,
+            "ready": {"type": "boolean"},
+            "sla": {"type": "object", "properties": {"percentile": number, "limit_ms": number}},
+            "totals": {"type": "object"},
+            "seconds": {"type": "array", "items": second},
+        },
+    }
+    since = {
+        "name": "since",
+        "in": "query",
+        "description": "only seconds that ended after this one",
+        "schema": {"type": "number", "default": 0},
+    }
+    return {
+        "summary": "What runs, its totals, and the last minutes second by second",
+        "parameters": [since],
+        "responses": {
+            "200": _response("The state of the server", answer),
+            "400": _response("`since` is no number", _ERROR),
         },
     }
 

@@ -28,7 +28,7 @@ from tailrank.serving.ranking import Ranked, Timing
 
 KEYS = ("user", "items", "item_ids", "top_k", "deadline_ms", "user_id", "unknown_ids")
 Columns = Mapping[str, CategoryColumn | NumberColumns]
-_DEADLINE_MS_MAX = 3_600_000
+DEADLINE_MS_MAX = 3_600_000
 _SHOWN_MAX = 60
 
 
@@ -167,6 +167,12 @@ def fault(error: ConfigError | RequestError) -> dict[str, str]:
     return {"field": error.field, "reason": f"got {shown(error.value)}; allowed: {error.allowed}"}
 
 
+def fault_text(error: Mapping[str, Any]) -> str:
+    """A fault, or another reason, as one text."""
+    field = error.get("field")
+    return str(error["reason"]) if field is None else f"{field}: {error['reason']}"
+
+
 def shown(value: object) -> str:
     """A value as an error shows it: in ASCII, and not all of a long one."""
     text = readable(value).encode("ascii", "backslashreplace").decode()
@@ -270,9 +276,9 @@ def _item_ids(value: object, num_items: int) -> Sequence[object] | None:
         raise ConfigError("item_ids", value, "a list of texts or whole numbers")
     if len(value) != num_items:
         raise RequestError("item_ids", f"{len(value)} ids; there are {num_items} candidates")
-    for place, item_id in enumerate(value):
-        if type(item_id) not in (str, int):
-            raise ConfigError(f"item_ids[{place}]", item_id, "a text or a whole number")
+    if not set(map(type, value)) <= {str, int}:
+        place = next(place for place, given in enumerate(value) if type(given) not in (str, int))
+        raise ConfigError(f"item_ids[{place}]", value[place], "a text or a whole number")
     return value
 
 
@@ -287,6 +293,6 @@ def _top_k(value: object, num_items: int) -> int:
 def _deadline_ns(value: object) -> int | None:
     if value is None:
         return None
-    if type(value) not in (int, float) or not 0 < value <= _DEADLINE_MS_MAX:  # type: ignore[operator]
-        raise ConfigError("deadline_ms", value, f"a number above 0, up to {_DEADLINE_MS_MAX}")
+    if type(value) not in (int, float) or not 0 < value <= DEADLINE_MS_MAX:  # type: ignore[operator]
+        raise ConfigError("deadline_ms", value, f"a number above 0, up to {DEADLINE_MS_MAX}")
     return max(1, round(value * 1e6))  # type: ignore[operator]

@@ -7,6 +7,7 @@ Legend: B items, T tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from tailrank.core.errors import Overloaded, ServingError
+from tailrank.core.errors import Overloaded, RequestError, ServingError
 from tailrank.core.query import Batch, BatchPart, Query
 from tailrank.features import FeatureBatch
 from tailrank.runtime.record import QueryOutcome, QueryRecord
@@ -22,6 +23,7 @@ from tailrank.serving.admission import OpenWork
 from tailrank.serving.model import ServedModel
 
 if TYPE_CHECKING:
+    from tailrank.serving.lineup import Lineup
     from tailrank.serving.stages import Cascade
 
 
@@ -67,6 +69,7 @@ class Asked(NamedTuple):
         features: of its user and items.
         future: takes the answer.
         work: what it still costs.
+        lineup: the models that served when it came, of which `model` is one.
         cascade: where it is on its way through several models; None: there is one.
     """
 
@@ -74,6 +77,7 @@ class Asked(NamedTuple):
     features: FeatureBatch
     future: Future[Ranked]
     work: OpenWork
+    lineup: Lineup
     cascade: Cascade | None = None
 
 
@@ -121,6 +125,17 @@ def _rank_alone(part: BatchPart) -> object:
     return scores
 
 
+def settle(future: Future[Ranked], outcome: Ranked | Exception) -> None:
+    """Answer the one who asked."""
+    # A client that has gone away cancels; the future then takes nothing.
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Ranked):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+
+
 def outcome_of(record: QueryRecord, model: ServedModel) -> Ranked | Exception:
     """What is told to the one who asked, of a query that has ended."""
     if record.outcome is QueryOutcome.REJECTED:
@@ -139,4 +154,10 @@ def outcome_of(record: QueryRecord, model: ServedModel) -> Ranked | Exception:
         compute_ns=record.done_ns - record.started_ns,
         total_ns=record.done_ns - scheduled_ns,
     )
-    return Ranked(scores[0] if len(scores) == 1 else torch.cat(scores), model, timing)
+    whole = scores[0] if len(scores) == 1 else torch.cat(scores)
+    # A sum is quicker than a look at each, and is a number only if all are.
+    if not math.isfinite(whole.sum().item()) and not bool((fine := torch.isfinite(whole)).all()):
+        place = int(fine.reshape(len(whole), -1).all(1).int().argmin())
+        reason = "the features lead the model beyond what it can compute with"
+        return RequestError("items", f"no number for candidate {place}: {reason}")
+    return Ranked(whole, model, timing)

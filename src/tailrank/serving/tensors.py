@@ -7,34 +7,23 @@ sides have is `user.NAME` on the user's. Knows no wire format.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tailrank.core.errors import ConfigError, RequestError, closest
 from tailrank.data.jagged import JaggedColumn
 from tailrank.data.row_encoder import CategoryColumn, Column, NumberColumns, Rows
-from tailrank.features import SIDES, FeatureBatch, Side
+from tailrank.features import SIDES, Side
+from tailrank.serving.candidates import Candidates
 from tailrank.serving.model import ServedModel
 from tailrank.serving.rank_request import RequestLimits
 from tailrank.serving.ranking import Ranked
+from tailrank.serving.tensor_data import BYTES, Array
 
-Array = NDArray[Any]
-_SIZES = (1, 2, 4, 8)
-DTYPES: dict[str, str] = {
-    "BOOL": "?",
-    **{f"INT{8 * size}": f"<i{size}" for size in _SIZES},
-    **{f"UINT{8 * size}": f"<u{size}" for size in _SIZES},
-    **{f"FP{8 * size}": f"<f{size}" for size in _SIZES[1:]},
-}
-"""NumPy's name of each data type of the protocol but BYTES, little-endian."""
-BYTES = "BYTES"
-SHAPE_MAX = 3
-"""Dimensions of a tensor, at most."""
-_VALUES, _LENGTHS = ".values", ".lengths"
+VALUES, LENGTHS = ".values", ".lengths"
+"""What the two tensors of a column of lists are called, behind its name."""
 
 
 class TensorInfo(NamedTuple):
@@ -74,8 +63,8 @@ def inputs_of(model: ServedModel) -> list[TensorInfo]:
             continue
         datatype = "INT64" if reader.takes_arrays else BYTES
         if reader.is_list:
-            found.append(TensorInfo(name + _VALUES, datatype, (-1,)))
-            found.append(TensorInfo(name + _LENGTHS, "INT64", (rows,)))
+            found.append(TensorInfo(name + VALUES, datatype, (-1,)))
+            found.append(TensorInfo(name + LENGTHS, "INT64", (rows,)))
         else:
             found.append(TensorInfo(name, datatype, (rows,)))
     return found
@@ -87,10 +76,10 @@ def outputs_of(model: ServedModel) -> list[TensorInfo]:
     return [TensorInfo(name, "FP32", (-1,)) for name in names]
 
 
-def features_of(
+def candidates_of(
     tensors: Mapping[str, Array], model: ServedModel, limits: RequestLimits
-) -> FeatureBatch:
-    """The features of a query.
+) -> Candidates:
+    """The user and the candidates of a query.
 
     Args:
         tensors: by name; texts are arrays of objects.
@@ -99,7 +88,7 @@ def features_of(
 
     Raises:
         RequestError: a tensor is unknown or missing, or there are too many candidates.
-        ConfigError: a tensor has another shape, or a value that is not allowed.
+        ConfigError: a tensor has another shape.
     """
     sources = sources_of(model)
     _refuse_unknown(tensors, sources)
@@ -118,9 +107,7 @@ def features_of(
     num_items = num_rows["item"]
     if num_items is None:
         raise RequestError("inputs", "the model has no item features to tell candidates by")
-    return model.encoder.features(
-        Rows("user", columns["user"], 1), Rows("item", columns["item"], num_items)
-    )
+    return Candidates(Rows("user", columns["user"], 1), Rows("item", columns["item"], num_items))
 
 
 def scores_of(ranked: Ranked) -> dict[str, Array]:
@@ -128,21 +115,6 @@ def scores_of(ranked: Ranked) -> dict[str, Array]:
     scores_BT = ranked.scores.reshape(len(ranked.scores), -1).float().numpy()
     infos = outputs_of(ranked.model)
     return {info.name: np.ascontiguousarray(scores_BT[:, t]) for t, info in enumerate(infos)}
-
-
-def check_shape(name: str, shape: Sequence[object], limit: int) -> int:
-    """How many elements a tensor of this shape has.
-
-    Raises:
-        ConfigError: no shape, or of more elements than the limit.
-    """
-    sound = isinstance(shape, list) and 1 <= len(shape) <= SHAPE_MAX
-    if not sound or any(type(size) is not int or not 0 <= size <= limit for size in shape):
-        raise ConfigError(f"{name}: shape", shape, "one to three whole numbers from 0")
-    count = math.prod(shape)  # type: ignore[arg-type]  # whole numbers, just checked
-    if count > limit:
-        raise ConfigError(f"{name}: shape", shape, f"at most {limit} elements")
-    return int(count)
 
 
 def _refuse_unknown(tensors: Mapping[str, Array], sources: Mapping[str, Source]) -> None:
@@ -155,7 +127,7 @@ def _refuse_unknown(tensors: Mapping[str, Array], sources: Mapping[str, Source])
 
 
 def _ends(reader: CategoryColumn | NumberColumns) -> tuple[str, ...]:
-    return (_VALUES, _LENGTHS) if isinstance(reader, CategoryColumn) else ()
+    return (VALUES, LENGTHS) if isinstance(reader, CategoryColumn) else ()
 
 
 def _column(
@@ -163,26 +135,26 @@ def _column(
 ) -> Column:
     """The column of a tensor, or of the two that lists are made of."""
     whole = tensors.get(name)
-    values, lengths = (tensors.get(name + end) for end in (_VALUES, _LENGTHS))
+    values, lengths = (tensors.get(name + end) for end in (VALUES, LENGTHS))
     if whole is not None:
         if values is not None or lengths is not None:
-            raise RequestError(name, f"either {name}, or {name}{_VALUES} and {name}{_LENGTHS}")
+            raise RequestError(name, f"either {name}, or {name}{VALUES} and {name}{LENGTHS}")
         return _one_a_row(name, whole, reader)
-    for end, part in ((_VALUES, values), (_LENGTHS, lengths)):
+    for end, part in ((VALUES, values), (LENGTHS, lengths)):
         if part is None:
             both = isinstance(reader, CategoryColumn)
-            hint = f"{name}{_VALUES} and {name}{_LENGTHS}, or {name}" if both else name
+            hint = f"{name}{VALUES} and {name}{LENGTHS}, or {name}" if both else name
             raise RequestError(name, f"missing; expected {hint}: {reader.allowed}")
         if part.ndim != 1:
             raise ConfigError(f"{name}{end}: shape", list(part.shape), "one dimension")
     assert values is not None
     assert lengths is not None
     if lengths.dtype.kind not in "iu" or (len(lengths) and lengths.min() < 0):
-        raise RequestError(name + _LENGTHS, "expected whole numbers from 0")
+        raise RequestError(name + LENGTHS, "expected whole numbers from 0")
     # Python's sum knows no overflow.
     if sum(lengths.tolist()) != len(values):
-        reason = f"{sum(lengths.tolist())} in all; {name}{_VALUES} holds {len(values)}"
-        raise RequestError(name + _LENGTHS, reason)
+        reason = f"{sum(lengths.tolist())} in all; {name}{VALUES} holds {len(values)}"
+        raise RequestError(name + LENGTHS, reason)
     return JaggedColumn(values, lengths.astype(np.int64))
 
 

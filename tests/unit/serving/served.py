@@ -13,7 +13,8 @@ from tailrank.data.row_encoder import row_ids
 from tailrank.features import Feature, FeatureBatch, FeatureSpec, TableSpec
 from tailrank.runtime.live import LiveConfig
 from tailrank.scheduling.policies import PolicyConfig
-from tailrank.serving.engine import Engine, EngineConfig
+from tailrank.serving.engine import Engine
+from tailrank.serving.engine_config import EngineConfig
 from tailrank.serving.executors import Executor
 from tailrank.serving.model import ServedModel
 

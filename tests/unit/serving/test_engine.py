@@ -11,12 +11,14 @@ import torch
 from tests.fleets import line_fleet
 from tests.unit.serving.served import PlainRanker, engine_of, served
 
-from tailrank.core.errors import ConfigError, Overloaded, ServingError
+from tailrank.core.errors import ConfigError, Overloaded, RequestError, ServingError
 from tailrank.core.fleet import Fleet
 from tailrank.core.sla import SLA
 from tailrank.features import FeatureBatch
 from tailrank.scheduling.policies import PolicyConfig
-from tailrank.serving.engine import Engine, server_policy
+from tailrank.serving.engine import Engine
+from tailrank.serving.engine_config import server_policy
+from tailrank.serving.lineup import Lineup
 
 SLA_1H = SLA.parse("p99=1h")
 
@@ -69,7 +71,8 @@ def test_every_item_has_its_score_in_its_place(policy: dict) -> None:
     engine.drain()
     stats = engine.stats
     assert (stats.queries, stats.items) == (20, sum(f.num_items for f in asked))
-    assert sum(stats.total.counts) == sum(stats.queue.counts) == sum(stats.compute.counts) == 20
+    times = stats.times
+    assert sum(times.total.counts) == sum(times.queue.counts) == sum(times.compute.counts) == 20
     assert (stats.failed, engine.num_open, engine.items_open, engine.queue_depth) == (0, 0, 0, 0)
     if policy["policy"] == "static":
         assert stats.splits == 20
@@ -133,6 +136,20 @@ def test_too_much_or_too_late_is_turned_away_at_the_door() -> None:
     engine.drain()
 
 
+def test_the_time_that_a_query_has_waited_is_part_of_its_deadline(engine: Engine) -> None:
+    (features,) = queries(1)
+    hour_ns = 3600 * 10**9
+    waited_ns = 10**9
+    timing = engine.submit(features, hour_ns, waited_ns).result(30).timing
+    assert timing.queue_ns >= waited_ns
+    assert timing.total_ns == timing.queue_ns + timing.compute_ns
+    # As long again to answer, and nothing is left: turned away before its features are looked at.
+    with pytest.raises(Overloaded, match="of the 0 ms that there are"):
+        engine.submit(features, hour_ns, hour_ns // 2)
+    assert engine.num_open == 0
+    assert engine.stats.shed == {"too_late": 1}
+
+
 def test_what_a_policy_gives_up_is_told() -> None:
     fleet = named(line_fleet(1, 100.0, 1e6))  # the table says 1 ms an item
     policy = {"policy": "slack", "sla": SLA.parse("p99=20ms"), "reject_lost": True}
@@ -182,6 +199,37 @@ def test_an_engine_that_dies_says_where_and_nothing_of_the_features(
     assert str(value) not in caplog.text
 
 
+def test_nobody_waits_for_an_engine_that_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker = PlainRanker()
+    engine = engine_of(served(ranker), num_workers=1)
+    engine.start()
+    ranker.go.clear()
+    futures = [engine.submit(features) for features in queries(4)]
+
+    def breaks(*given: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(engine, "_count", breaks)
+    ranker.go.set()
+    for future in futures:
+        with pytest.raises(ServingError, match="the engine has died"):
+            future.result(30)
+    engine._thread.join(30)
+    assert (engine.num_open, engine.items_open) == (0, 0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_no_answer(engine: Engine, bad: float) -> None:
+    # They would come first, and JSON has none of them.
+    (features,) = queries(1)
+    sizes = features.item.dense_RN.clone()
+    sizes[17, 0] = bad
+    spoilt = replace(features, item=replace(features.item, dense_RN=sizes))
+    with pytest.raises(RequestError, match="no number for candidate 17"):
+        engine.submit(spoilt).result(30)
+    assert engine.stats.failed == 1
+
+
 def test_whoever_goes_away_does_not_disturb_the_others(engine: Engine) -> None:
     ranker = engine.model.ranker
     assert isinstance(ranker, PlainRanker)
@@ -197,7 +245,9 @@ def test_whoever_goes_away_does_not_disturb_the_others(engine: Engine) -> None:
 
 def test_another_model_takes_over_between_queries(engine: Engine) -> None:
     first = engine.model
-    engine.model = replace(first, version="next")
+    others = Lineup([replace(first, version="next")], [])
+    before = engine.serve_with(others.place(engine.config, "threads"))
+    assert before.model is first
     ranked = engine.submit(queries(1)[0]).result(30)
     assert ranked.model.version == "next"
 

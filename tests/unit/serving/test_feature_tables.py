@@ -69,6 +69,21 @@ def test_rows_are_as_a_request_brings_them(tmp_path: Path, kind: type, mean: fro
     assert_same(found, encoder.side(rows_of(encoder, "item", [rows[row] for row in chosen])))
 
 
+@pytest.mark.parametrize("mean", [frozenset(), frozenset({"item"})], ids=["sum", "mean"])
+@pytest.mark.parametrize("chosen", [[49, 0, 49, 21], [3], [4, 8, 12], [3, 4]])
+def test_rows_of_one_length_are_copied_whole(
+    tmp_path: Path, chosen: list[int], mean: frozenset
+) -> None:
+    # A row in four is shorter than the others.
+    rows = [row | {"tags": [7, row["movie"]] if row["movie"] % 4 else []} for row in ITEMS]
+    encoder = row_ids(SPEC, mean)
+    table = opened(tmp_path / "items.parquet", rows, encoder=encoder)
+    found = table.features([rows[row]["id"] for row in chosen], "item_ids")
+    assert_same(found, encoder.side(rows_of(encoder, "item", [rows[row] for row in chosen])))
+    unknown = table.features(["nobody", "nobody"], "item_ids", default=True)
+    assert_same(unknown, SideFeatures.concat([encoder.unknown("item")] * 2))
+
+
 def test_a_fitted_vocabulary_and_the_id_as_a_feature(tmp_path: Path) -> None:
     log = make_rows()
     dataset = open_file(write_parquet(tmp_path / "log.parquet", log))

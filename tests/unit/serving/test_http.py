@@ -31,14 +31,6 @@ SCORES = [0.00115, 0.0016, 0.0013]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = engine_of()
-    engine.start()
-    yield engine
-    engine.drain()
-
-
-@pytest.fixture(scope="module")
 def client(engine: Engine) -> TestClient:
     return TestClient(build_app(engine, LIMITS), raise_server_exceptions=False)
 

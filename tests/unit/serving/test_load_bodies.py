@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import polars as pl
 import pytest
 from tests.unit.serving.served import served
 
-from tailrank.core.errors import RequestError
-from tailrank.serving.load_bodies import BodyPool, items_limit
+from tailrank.core.errors import DataError, RequestError
+from tailrank.serving.load_bodies import BodyPool
+from tailrank.serving.load_queries import items_limit, read_ids
 from tailrank.serving.openapi import CATEGORIES, describe
 from tailrank.serving.rank_request import RequestLimits, parse_rank
 
@@ -58,6 +61,49 @@ def test_known_categories_are_asked_for() -> None:
     rows["properties"] = {"country": column}
     asked = json.loads(body(BodyPool(document, 100, seed=0), 0, 100))
     assert set(asked["items"]["country"]) == {"de", "fr"}
+
+
+TABLED = json.loads(json.dumps(DOCUMENT))
+TABLED["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"][
+    "properties"
+] |= {"user_id": {}, "unknown_ids": {}}
+USER_IDS, ITEM_IDS = [7, 8, 9], [f"m{n}" for n in range(1000)]
+
+
+def test_ids_stand_for_features() -> None:
+    pool = BodyPool(TABLED, 700, seed=1, ids={"user": USER_IDS, "item": ITEM_IDS})
+    asked = [json.loads(body(pool, choice, 40)) for choice in (0, 2**31 - 1)]
+    for one in asked:
+        assert set(one) == {"user_id", "item_ids"}
+        assert one["user_id"] in USER_IDS
+        assert len(one["item_ids"]) == 40
+        assert set(one["item_ids"]) <= set(ITEM_IDS)
+    assert asked[0]["item_ids"] != asked[1]["item_ids"]
+
+
+def test_one_side_by_id_and_the_other_by_features() -> None:
+    by_user = json.loads(body(BodyPool(TABLED, 9, 1, {"user": USER_IDS}), 5, 9))
+    by_item = json.loads(body(BodyPool(TABLED, 9, 1, {"item": ITEM_IDS}), 5, 9))
+    assert set(by_user) == {"user_id", "items"}
+    assert set(by_item) == {"user", "item_ids"}
+    assert len(by_item["item_ids"]) == len(by_user["items"]["movie"]) == 9
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_server_without_tables_takes_no_ids(side) -> None:
+    with pytest.raises(RequestError, match=f"--{side}-features: the server has no feature table"):
+        BodyPool(DOCUMENT, 9, 1, {side: [1]})
+
+
+def test_ids_are_read_from_a_file_of_features(tmp_path: Path) -> None:
+    file = tmp_path / "items.parquet"
+    pl.DataFrame({"id": ["a", "b"], "n": [1, 2], "x": [0.5, 1.5]}).write_parquet(file)
+    assert read_ids(file, "item") == ["a", "b"]
+    assert read_ids(file, "item", "n") == [1, 2]
+    with pytest.raises(DataError, match="holds no item ids"):
+        read_ids(file, "item", "x")
+    with pytest.raises(DataError, match="no such column; there are id, n, x"):
+        read_ids(file, "item", "m")
 
 
 def test_the_server_says_how_many_candidates_it_takes() -> None:

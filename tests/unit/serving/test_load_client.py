@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from tailrank.core.sla import SLA
 from tailrank.runtime.record import QueryOutcome
 from tailrank.serving.alarm import Alarm
 from tailrank.serving.load_client import send_load
+from tailrank.serving.load_http import HttpConnector
 from tailrank.serving.load_run import LoadRun, busy_times, measurement_of
 from tailrank.serving.load_target import LoadTarget
 
@@ -51,7 +53,8 @@ def send(target: LoadTarget, queries: list[Query], **settings) -> LoadRun:
     def request_for(query: Query):
         return target.request("/ask", [str(query.payload).encode()])
 
-    return send_load(target, queries, request_for, **settings)
+    transport = partial(HttpConnector, target)
+    return send_load(target, queries, request_for, transport=transport, **settings)
 
 
 def test_outcomes_are_the_servers(target: LoadTarget) -> None:

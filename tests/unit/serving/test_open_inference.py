@@ -161,6 +161,7 @@ BAD: list[tuple[Any, str]] = [
     (as_json(colour=tensor("colour", ARRAYS["age"])), "colour: no such input"),
     ({"inputs": as_json()["inputs"] * 2}, "age: there twice"),
     (as_json(age={"datatype": "FP8"}), "age: datatype: got 'FP8'"),
+    (as_json(age={"datatype": []}), "age: datatype: got "),
     (as_json(age={"shape": [2]}), "age: data: 1 elements; its shape says 2"),
     (as_json(age={"shape": [-1]}), "age: shape"),
     (as_json(age={"shape": "1"}), "age: shape"),
