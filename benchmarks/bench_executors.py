@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +35,7 @@ from tailrank.scheduling.policies import PolicyConfig
 from tailrank.serving.executors import EXECUTORS, fork_rankers
 from tailrank.tuning.capacity import Capacity, verify_capacity
 from tailrank.workload.schedule import WorkloadConfig, draw_schedule
+from worker_kills import killing
 
 # By the name of its metrics: a preset, and the factor on its rows.
 CASES = {"ncf": ("ncf", 1.0), "rmc1": ("dlrm-rmc1", 0.25)}
@@ -183,7 +181,7 @@ class ExecutorBench:
         seconds = 3.0 if self._quick else 20.0
         target = self._targets["processes"]
         schedule = self._schedule(target, qps, round(qps * seconds))
-        with killing(self.workers) as recovery_s:
+        with killing(lambda: self.workers.pids, WORKERS, KILL_EVERY_S) as recovery_s:
             result = serve(target, schedule, are_answered=False)
         return {
             "kills": len(recovery_s),
@@ -213,32 +211,6 @@ def serve(target: Target, schedule: Sequence[Query], *, are_answered: bool = Tru
     if are_answered:
         check_answers(result)
     return result
-
-
-@contextmanager
-def killing(workers: ForkedWorkers) -> Iterator[list[float]]:
-    """Kill a process every so often; yields how long it took each time until all were there."""
-    recovery_s: list[float] = []
-    over = threading.Event()
-
-    def kill() -> None:
-        while not over.wait(KILL_EVERY_S):
-            before = workers.pids
-            victim = before[len(recovery_s) % len(before)]
-            began = time.monotonic()
-            os.kill(victim, signal.SIGKILL)
-            while victim in workers.pids or len(workers.pids) < WORKERS:
-                if over.wait(0.001):
-                    break  # it took this long at least
-            recovery_s.append(time.monotonic() - began)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield recovery_s
-    finally:
-        over.set()
-        thread.join()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ begin their searches at the same load.
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -58,10 +59,12 @@ STALL_NS, STALL_EVERY_NS = 50_000_000, 1_000_000_000
 _LOAD_SHARE = 0.7
 _LEAST_QPS = 10.0
 _BEST = ("static", "slack")
-_NUM_PROBES_MAX = 8
+_NUM_PROBES_MAX = 6
 _TOLERANCE = 0.01
 
 Say = Callable[[str], None]
+Profile = Callable[[], ServiceTimeTable]
+"""Times a target's batches, quickly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,8 @@ class LiveSettings:
 
     Args:
         num_workers: worker threads.
+        rounds: searches for each policy's live capacity, in turns with the others', each after a
+            quick profile of its own.
         run_s: of one run; longer where p95 needs more queries.
         queries: of one run; None: as `run_s` says.
         search_s: of live load in the search that is held against the oracle.
@@ -78,6 +83,7 @@ class LiveSettings:
     """
 
     num_workers: int
+    rounds: int = 3
     run_s: float = 1.5
     queries: int | None = None
     search_s: float = 25.0
@@ -102,6 +108,7 @@ class LiveCase:
         table: its service times, measured just before.
         settings: how long is served.
         goal: whether sizes and SLA are those of the goal.
+        sla: instead of the one that follows from the table.
     """
 
     def __init__(
@@ -112,9 +119,11 @@ class LiveCase:
         settings: LiveSettings,
         *,
         goal: bool = False,
+        sla: SLA | None = None,
     ) -> None:
         cell = replace(cell, sizes=GOAL_SIZES) if goal else cell
-        self.sla = GOAL_SLA if goal else sla_of(cell, table)
+        self.cell = cell
+        self.sla = sla or (GOAL_SLA if goal else sla_of(cell, table))
         config = LoadTestConfig(
             workload=workload_of(cell, target.ids_per_item),
             sla=self.sla,
@@ -127,6 +136,12 @@ class LiveCase:
         self._load = LoadTest(config, target, self.simulation.fleet)
         self.served_s = 0.0
         self.reasons: set[str] = set()
+
+    def timed_again(self, table: ServiceTimeTable) -> LiveCase:
+        """The same case by a newer table; what speaks against it is kept in one place."""
+        case = LiveCase(self.cell, self.target, table, self.settings, sla=self.sla)
+        case.reasons = self.reasons
+        return case
 
     def serve(self, policy: PolicyConfig, qps: float) -> Measurement:
         """A live run."""
@@ -167,39 +182,55 @@ class LiveCase:
         }
 
 
-def measure_case(case: LiveCase, name: str, say: Say) -> dict[str, float]:
-    """Simulated and live capacities of three policies, and the best static one live once more."""
-    simulated = case.policies()
-    live: dict[str, float] = {}
-    for who in ("baseline", "static", "slack", "static_again"):
-        policy, qps = simulated[who.removesuffix("_again")]
-        if qps:
-            say(f"{name}: {who} near {qps:,.0f} queries/s")
-            live[who] = case.live(policy, qps)
+def measure_case(case: LiveCase, name: str, profile: Profile, say: Say) -> dict[str, float]:
+    """Simulated and live capacities of three policies, in rounds.
+
+    The speed of a shared host changes by a tenth and more from one minute to the next. So each
+    round times the batches, simulates with that and then serves, as `tune` does; the error is that
+    of the median of the rounds' ratios, and A/A the largest ratio between two rounds of one policy,
+    less one.
+    """
+    chosen = case.policies()
+    simulated: dict[str, list[float]] = {who: [] for who, (_, qps) in chosen.items() if qps}
+    live: dict[str, list[float]] = {who: [] for who in simulated}
+    for number in range(1, case.settings.rounds + 1):
+        say(f"{name}: round {number}")
+        now = case.timed_again(profile())
+        for who in simulated:
+            policy, near_qps = chosen[who]
+            simulated[who].append(now.simulation.capacity_qps(policy, near_qps))
+            live[who].append(now.live(policy, simulated[who][-1] or near_qps))
+            say(
+                f"{name}: {who} {live[who][-1]:,.0f} queries/s, simulated {simulated[who][-1]:,.0f}"
+            )
     metrics = {
         f"live.{name}.sla_ms": case.sla.latency_ns / 1e6,
-        f"live.{name}.static_batch_items_max": simulated["static"][0].batch_items_max,
-        **{f"live.{name}.{who}_qps": qps for who, qps in live.items()},
-        **{f"live.{name}.{who}_simulated_qps": qps for who, (_, qps) in simulated.items()},
+        f"live.{name}.static_batch_items_max": chosen["static"][0].batch_items_max,
     }
-    errors = {
-        who: difference(simulated[who.removesuffix("_again")][1], qps) for who, qps in live.items()
-    }
+    errors: list[float] = []
+    spreads: list[float] = []
+    for who, seen in live.items():
+        pairs = zip(simulated[who], seen, strict=True)
+        errors.append(statistics.median(difference(*pair, signed=True) for pair in pairs))
+        spreads.append(difference(max(seen), min(seen)))
+        metrics |= {
+            f"live.{name}.{who}_qps": statistics.median(seen),
+            f"live.{name}.{who}_qps_min": min(seen),
+            f"live.{name}.{who}_qps_max": max(seen),
+            f"live.{name}.{who}_simulated_qps": statistics.median(simulated[who]),
+            f"simulation_error_fraction.{name}.{who}": errors[-1],
+        }
     if errors:
-        # Both runs of the best static batch are as good; their mean is what it is worth.
-        errors["static"] = difference(
-            simulated["static"][1], (live["static"] + live["static_again"]) / 2
-        )
-        del errors["static_again"]
-        metrics[f"aa_spread_fraction.{name}"] = difference(live["static"], live["static_again"])
-        metrics |= {f"simulation_error_fraction.{name}.{who}": it for who, it in errors.items()}
-        metrics[f"simulation_error_fraction.{name}"] = max(errors.values())
+        metrics[f"simulation_error_fraction.{name}"] = max(map(abs, errors))
+        metrics[f"aa_spread_fraction.{name}"] = max(spreads)
     return metrics
 
 
-def difference(value: float, other: float) -> float:
+def difference(value: float, other: float, *, signed: bool = False) -> float:
     """Relative to the second; 1 where that is none."""
-    return abs(value / other - 1.0) if other else 1.0
+    if not other:
+        return float(value != other)
+    return value / other - 1.0 if signed else abs(value / other - 1.0)
 
 
 def measure_goal(case: LiveCase, say: Say) -> dict[str, float]:
@@ -317,16 +348,17 @@ def measure_target(
     target: Target,
     table: ServiceTimeTable,
     settings: LiveSettings,
+    profile: Profile,
     say: Say,
 ) -> LiveFound:
-    """All that is served of one preset."""
+    """All that is served of one preset; `profile` times it anew."""
     metrics: dict[str, float] = {}
     reasons: set[str] = set()
     for cell in CASES:
         if cell.preset != preset:
             continue
         case = LiveCase(cell, target, table, settings)
-        metrics |= measure_case(case, cell.name, say)
+        metrics |= measure_case(case, cell.name, profile, say)
         if cell == MAIN_CASE:
             served, simulated = (
                 max(metrics.get(f"live.{cell.name}.{who}{it}_qps", 0.0) for who in _BEST)
