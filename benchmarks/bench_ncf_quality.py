@@ -3,7 +3,7 @@
 32 factors, the authors' split: each user's latest item among 99 that it has not met, those equal to
 it dropped. Settings are the recipes of `tailrank train ncf --data ncf:…`, and how many passes they
 make was chosen on the validation rows of one seed, one like of each user. Each model is then
-trained on all likes but the tested ones from three seeds, and scores the test once per seed. NeuMF
+trained on all likes but the tested ones from six seeds, and scores the test once per seed. NeuMF
 with pre-training starts from the GMF and the MLP of its seed.
 
     python benchmarks/bench_ncf_quality.py --data ../shared/data/ncf_ml1m --runs runs/ncf --json X
@@ -38,7 +38,7 @@ from tailrank.training.recipe import Recipe, recipe_for
 # What results call a model, and the variant whose recipe it has.
 MODELS = {"gmf": "gmf", "mlp": "mlp", "neumf": "neumf", "neumf_pretrained": "pretrained"}
 PARTS = ("gmf", "mlp")
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5, 6)
 SHARED = Path(__file__).resolve().parents[2] / "shared/data/ncf_ml1m"
 
 
