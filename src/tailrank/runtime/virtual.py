@@ -5,7 +5,9 @@ It must not know where service times come from: a measured table, a formula or a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
@@ -201,30 +203,33 @@ def simulate(
         journal=journal,
         on_answer=on_answer,
     )
-    loop.step(WorkersFree(tuple(range(num_workers))))
-    running, step, succeeded, timer = executor.running, loop.step, Outcome.OK, TimerFired()
-    busy, settled = executor.busy, executor.settled
-    inbox = iter(schedule)
-    query = next(inbox, None)
-    while True:
-        if busy != settled:
-            executor.settle()
-        due_ns = query.scheduled_ns if query is not None else _NEVER
-        done_ns = running[0][0] if running else _NEVER
-        deadline_ns = loop.next_deadline_ns
-        if deadline_ns is not None and deadline_ns < due_ns and deadline_ns < done_ns:
-            clock.advance_to(max(deadline_ns, clock.now_ns()))
-            step(timer)
-        elif running and done_ns <= due_ns:
-            clock.advance_to(done_ns)
-            batch = executor.finish()
-            step(BatchDone(batch, succeeded) if run_batch is None else perform(run_batch, batch))
-        elif query is not None:
-            clock.advance_to(due_ns)
-            step(QueryArrived(query))
-            query = next(inbox, None)
-        else:
-            break
+    with _no_garbage_collection():
+        loop.step(WorkersFree(tuple(range(num_workers))))
+        running, step, succeeded, timer = executor.running, loop.step, Outcome.OK, TimerFired()
+        busy, settled = executor.busy, executor.settled
+        inbox = iter(schedule)
+        query = next(inbox, None)
+        while True:
+            if busy != settled:
+                executor.settle()
+            due_ns = query.scheduled_ns if query is not None else _NEVER
+            done_ns = running[0][0] if running else _NEVER
+            deadline_ns = loop.next_deadline_ns
+            if deadline_ns is not None and deadline_ns < due_ns and deadline_ns < done_ns:
+                clock.advance_to(max(deadline_ns, clock.now_ns()))
+                step(timer)
+            elif running and done_ns <= due_ns:
+                clock.advance_to(done_ns)
+                batch = executor.finish()
+                step(
+                    BatchDone(batch, succeeded) if run_batch is None else perform(run_batch, batch)
+                )
+            elif query is not None:
+                clock.advance_to(due_ns)
+                step(QueryArrived(query))
+                query = next(inbox, None)
+            else:
+                break
     assert loop.num_open == 0, "a scheduler forgets no query"
     return recorder.result(
         schedule,
@@ -233,6 +238,18 @@ def simulate(
         open_query_ns=loop.open_query_ns,
         drained=True,
     )
+
+
+@contextmanager
+def _no_garbage_collection() -> Generator[None, None, None]:
+    """Nothing here is part of a cycle, and looking for one among all records takes a seventh."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def check_schedule(schedule: Sequence[Query]) -> None:

@@ -1,5 +1,6 @@
 """Simulation, worked out by hand."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,27 @@ def test_a_wrong_number_of_results_fails_the_batch():
     )
     assert result.queries.outcome[0] == QueryOutcome.FAILED
     assert "1 parts came back with 2 results" in str(result.first_error)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_rests_and_is_left_as_it_was(enabled: bool):
+    seen: list[bool] = []
+
+    def look_and_fail(batch: Batch, busy_workers: int) -> int:
+        seen.append(gc.isenabled())
+        if batch.batch_id == 1:
+            raise OutsideProfile("nobody measured it")
+        return 1
+
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(OutsideProfile):
+            simulate(make_queries((0, 20)), STATIC, num_workers=1, service_time_ns=look_and_fail)
+        assert seen == [False, False]
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 @pytest.mark.parametrize(
