@@ -229,7 +229,7 @@ class Recorder:
                 released_ns=_column([record.released_ns for record in records]),
                 started_ns=_column([record.started_ns for record in records]),
                 done_ns=_column([record.done_ns for record in records]),
-                outcome=_column([record.outcome.value for record in records]),
+                outcome=_column([int(record.outcome) for record in records]),
             ),
             batches=BatchColumns(
                 *np.array(list(self.batches), dtype=np.int64).reshape(-1, 5).T.copy()

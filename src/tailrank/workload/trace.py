@@ -54,10 +54,7 @@ class Trace:
         values, unit_s = self._numbers(name, dates=True), TIME_COLUMNS[name]
         if self._frame[name].dtype.is_temporal():
             unit_s = 1e-9
-        falling = np.flatnonzero(values[1:] < values[:-1]) + 1
-        if len(falling):
-            before = self._frame[name][int(falling[0]) - 1]
-            self._refuse(name, falling, f"earlier than the row before, {before}")
+        self._check_order(name, values)
         if len(values) < 2 or values[-1] == values[0]:
             raise DataError(
                 self._path, "fewer than two different times; expected a trace", column=name
@@ -68,12 +65,15 @@ class Trace:
         return times_s
 
     def sizes(self, items_max: int) -> NDArray[np.int64]:
-        """Items of each query, whole numbers from 1 to `items_max`.
+        """Items of each query, in order of arrival: whole numbers from 1 to `items_max`.
 
         Raises:
-            DataError: there is no such column, or a row has another size; names file, row, value.
+            DataError: there is no such column, or a row has another size, or a time before the last
+                row's where there are times; names file, row, value.
         """
         name = self._column(SIZE_COLUMNS)
+        for time in [column for column in TIME_COLUMNS if column in self._frame.columns]:
+            self._check_order(time, self._numbers(time, dates=True))
         values = self._numbers(name)
         if not len(values):
             raise DataError(self._path, "no rows; expected a trace")
@@ -114,6 +114,12 @@ class Trace:
         values: NDArray[Any] = column.to_numpy()
         self._refuse(name, np.flatnonzero(~np.isfinite(values)), "not a finite number")
         return values
+
+    def _check_order(self, name: str, values: NDArray[Any]) -> None:
+        falling = np.flatnonzero(values[1:] < values[:-1]) + 1
+        if len(falling):
+            before = self._frame[name][int(falling[0]) - 1]
+            self._refuse(name, falling, f"earlier than the row before, {before}")
 
     def _refuse(self, name: str, rows: NDArray[np.int64], reason: str) -> None:
         if len(rows):

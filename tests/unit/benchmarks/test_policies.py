@@ -121,6 +121,25 @@ def test_a_case_may_err_by_what_its_policies_differ_from_themselves(monkeypatch)
     assert extremes(metrics)["num_cases_beyond_error"] == 1
 
 
+def test_a_live_load_counts_as_missed_once_it_was_missed_twice(monkeypatch) -> None:
+    from policy_live import LiveCase
+
+    simulation = make_simulation("paper")
+    kept = simulation.measure(PolicyConfig(policy="static", batch_items_max=1000), 10.0)
+    missed = replace(kept, num_rejected=1)
+    case, policy = LiveCase.__new__(LiveCase), PolicyConfig(policy="static", batch_items_max=9)
+    case.sla = simulation.sla
+    for served, counts, left in (
+        ([kept, missed], kept, 1),
+        ([missed, kept], kept, 0),
+        ([missed, missed], missed, 0),
+    ):
+        runs = iter(served)
+        monkeypatch.setattr(LiveCase, "serve", lambda self, policy, qps, runs=runs: next(runs))
+        assert case.serve_again(policy, 10.0) is counts
+        assert len(list(runs)) == left
+
+
 def test_a_quick_profile_knows_a_few_items_in_several_parts(monkeypatch) -> None:
     import bench_policies
 

@@ -93,6 +93,12 @@ def test_a_faulty_time_is_named(tmp_path: Path, fault: str, suffix: str) -> None
         parse_arrivals(spec)
     assert said in str(caught.value)
     assert str(tmp_path / "trace") in str(caught.value)
+    if fault == "all alike":
+        assert parse_query_sizes(spec).items_max == 5, "sizes have an order without times"
+        return
+    with pytest.raises(DataError) as caught:
+        parse_query_sizes(spec)
+    assert said in str(caught.value), "sizes alone come in the order of times too"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
