@@ -96,6 +96,7 @@ class Swaps:
         self._say, self._warn = say, warn
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._latest: Future[Lineup] | None = None
 
     def begin(self, paths: Mapping[str, Path | None] | None = None) -> Future[Lineup]:
         """Load models in a thread and let them take over; returns at once.
@@ -121,11 +122,13 @@ class Swaps:
         found: Future[Lineup] = Future()
         found.set_running_or_notify_cancel()  # who stops waiting does not stop it
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            # Not whether the thread lives: who waits is told of the end before it is over.
+            if self._latest is not None and not self._latest.done():
                 raise SwapUnderWay(
                     "models are being changed already: try again when that has ended"
                 )
             self._check_ready()
+            self._latest = found
             self._thread = threading.Thread(
                 target=self._run, args=(paths, found), name="tailrank-swap", daemon=True
             )

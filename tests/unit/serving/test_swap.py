@@ -190,6 +190,32 @@ def test_what_cannot_be_read_is_told() -> None:
         assert engine.model.version == "shift-0"
 
 
+def test_whoever_was_told_of_the_end_may_change_models_again() -> None:
+    """A client sends the next change as soon as it is told, when the thread has not quite ended."""
+    go_on, told = threading.Event(), threading.Event()
+    began: list[Any] = []
+
+    def missing(paths: object, progress: object) -> list[ServedModel]:
+        assert go_on.wait(30)
+        raise DataError("nowhere", "no such file")
+
+    with running() as engine:
+        swaps = Swaps(engine, missing)
+
+        def begin_again(ended: object) -> None:
+            try:
+                began.append(swaps.begin())
+            finally:
+                told.set()
+
+        swaps.begin().add_done_callback(begin_again)
+        go_on.set()
+        assert told.wait(30)
+        assert len(began) == 1
+        with pytest.raises(DataError):
+            began[0].result(30)
+
+
 def test_one_change_at_a_time_and_none_in_a_server_that_goes_down() -> None:
     loading, go_on = threading.Event(), threading.Event()
     warned: list[str] = []
