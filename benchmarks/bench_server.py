@@ -5,8 +5,9 @@ that shares the cores with the server and goes before it where both want one. Se
 
 overhead  p50 of 128 items by ids over JSON under a light load, less that of calls of the ranker at
           the same times
-binary    items/s of queries of 500 items with binary tensors, over those of the same executor that
-          is fed in-process; neither ever waits
+binary    items/s of queries of 500 items by ids with binary tensors, over those of the same
+          executor that is fed features in-process; neither ever waits; and the same of queries that
+          bring features
 capacity  the largest load of production sizes, by ids over JSON, whose p99 is within 20 ms
 overload  at twice that: what is answered in time, how fast, and what memory grows by
 kill      one worker process after another is killed under half of that: queries lost, and the
@@ -110,7 +111,11 @@ def main() -> None:
             "quick": arguments.quick,
             "only": arguments.only,
             "load_average_before": load_average,
-            "peer_versions": {name: version(name) for name in ("fastapi", "uvicorn", "pydantic")},
+            "peer_versions": {
+                name: version(name)
+                for name in ("fastapi", "uvicorn", "pydantic")
+                if find_spec(name) is not None
+            },
             "rounds": bench.found,
         },
         seed=0,
@@ -171,27 +176,37 @@ class ServerBench:
         with closing(InProcess(self._model, WORKERS)) as in_process, ExitStack() as servers:
             for executor in executors:
                 words = ("--sla", "p99=10s", "--executor", executor)
-                test = self._test(
-                    servers.enter_context(self._tailrank(*words)),
-                    protocol="binary",
-                    sizes=f"fixed:{BINARY_ITEMS}",
-                    connections_max=BINARY_CONNECTIONS,
-                )
-                num_calls = BINARY_WARM_UP
+                server = servers.enter_context(self._tailrank(*words))
+                load = {
+                    "protocol": "binary",
+                    "sizes": f"fixed:{BINARY_ITEMS}",
+                    "connections_max": BINARY_CONNECTIONS,
+                }
+                tests = {
+                    "binary": self._test(server, **load),
+                    "binary_features": self._test(server, by_id=False, **load),
+                }
+                num_calls = dict.fromkeys(tests, BINARY_WARM_UP)
                 for number in range(rounds + 1):  # the first warms up
-                    outside = without_rest(test, num_calls)
-                    num_calls = max(BINARY_WARM_UP, round(outside / BINARY_ITEMS * seconds))
-                    inside = in_process.items_per_s(executor, BINARY_ITEMS, 2 * num_calls)
-                    if number:
-                        rates.setdefault(f"in_process.{executor}", []).append(inside)
-                        rates.setdefault(f"binary.{executor}", []).append(outside)
+                    found = {}
+                    for kind, test in tests.items():
+                        found[kind] = without_rest(test, num_calls[kind])
+                        enough = round(found[kind] / BINARY_ITEMS * seconds)
+                        num_calls[kind] = max(BINARY_WARM_UP, enough)
+                    found["in_process"] = in_process.items_per_s(
+                        executor, BINARY_ITEMS, 2 * num_calls["binary"]
+                    )
+                    for kind, rate in found.items() if number else ():
+                        rates.setdefault(f"{kind}.{executor}", []).append(rate)
         median = {name: statistics.median(each) for name, each in rates.items()}
         self.metrics |= {f"items_per_s.{name}": rate for name, rate in median.items()}
-        for executor in executors:
-            ratio = median[f"binary.{executor}"] / median[f"in_process.{executor}"]
-            self.metrics[f"binary_over_in_process.{executor}"] = ratio
-        best = max(executors, key=lambda executor: median[f"binary.{executor}"])
-        self.metrics["binary_over_in_process"] = self.metrics[f"binary_over_in_process.{best}"]
+        for kind in ("binary", "binary_features"):
+            for executor in executors:
+                ratio = median[f"{kind}.{executor}"] / median[f"in_process.{executor}"]
+                self.metrics[f"{kind}_over_in_process.{executor}"] = ratio
+            best = max(executors, key=lambda executor: median[f"{kind}.{executor}"])
+            best_ratio = self.metrics[f"{kind}_over_in_process.{best}"]
+            self.metrics[f"{kind}_over_in_process"] = best_ratio
 
     def capacity(self) -> None:
         """What each server holds inside the SLA, in turns."""
@@ -279,15 +294,15 @@ class ServerBench:
         return self._servers.enter_context(serving(words))
 
     def _test(
-        self, server: ServerProcess, *, is_ours: bool = True, protocol: str = "json", **load: Any
+        self, server: ServerProcess, *, is_ours: bool = True, by_id: bool = True, **load: Any
     ) -> ServerLoadTest:
         """The client of one server."""
-        settings = LoadSettings(qps=1.0, sla=SLA.parse(SLA_TEXT), protocol=protocol, **load)
+        settings = LoadSettings(qps=1.0, sla=SLA.parse(SLA_TEXT), **load)
         target = LoadTarget.parse(server.url)
         if not is_ours:
             described = describe([self._model], RequestLimits(), with_token=False)
             target = Peer(url=target.url, host=target.host, port=target.port, described=described)
-        return ServerLoadTest(target, settings, self._ids if protocol == "json" else None)
+        return ServerLoadTest(target, settings, self._ids if by_id else None)
 
     def _search(self, test: ServerLoadTest, first_qps: float) -> Capacity:
         """The capacity of one server."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from tailrank.core.errors import RequestError, TailrankError
 from tailrank.data.dataset import empty_side
 from tailrank.data.row_encoder import Rows
 from tailrank.features import FeatureBatch, Side, SideFeatures
+from tailrank.serving.id_index import Array
 from tailrank.serving.model import ServedModel
 
 
@@ -25,13 +27,13 @@ class Ids(NamedTuple):
 
     Args:
         side: which one.
-        ids: at least one.
+        ids: at least one; values, or an array of whole numbers.
         field: what the request calls them.
         default: give ids that are not known the default row; else they are an error.
     """
 
     side: Side
-    ids: Sequence[Any]
+    ids: Sequence[Any] | Array
     field: str
     default: bool
 
@@ -88,6 +90,8 @@ def _side(rows: Rows | Ids, model: ServedModel) -> SideFeatures:
 def _chosen(rows: Rows | Ids, places: Sequence[int]) -> Rows | Ids:
     """Some of the rows."""
     if isinstance(rows, Ids):
+        if isinstance(rows.ids, np.ndarray):
+            return rows._replace(ids=rows.ids[np.asarray(places, dtype=np.int64)])
         return rows._replace(ids=[rows.ids[place] for place in places])
 
     def blame(row: int, column: str, reason: str) -> TailrankError:

@@ -35,6 +35,8 @@ class FeatureTable:
         values_L: ids of all bags, as in `SideFeatures`, in any type of whole numbers.
         offsets: of those bags; None: there is one id in every bag.
         weights_L: as in `SideFeatures`.
+        bag_edges: where each of a row's F bags begins in it, and the row's end, where these are the
+            same for all rows but the one after the last; None: they are not.
     """
 
     side: Side
@@ -44,17 +46,20 @@ class FeatureTable:
     values_L: Array
     offsets: Array | None = None
     weights_L: Array | None = None
+    bag_edges: Ints | None = None
 
     @property
     def num_rows(self) -> int:
         """R."""
         return len(self.index.ids_R)
 
-    def features(self, ids: Sequence[Any], field: str, *, default: bool = False) -> SideFeatures:
+    def features(
+        self, ids: Sequence[Any] | Array, field: str, *, default: bool = False
+    ) -> SideFeatures:
         """The features of ids, in their order.
 
         Args:
-            ids: B >= 1 of them.
+            ids: B >= 1 of them; an array holds whole numbers.
             field: what the request calls them, for errors.
             default: give ids that are not known the default row: unknown categories, no ids in
                 lists, zeros.
@@ -64,20 +69,52 @@ class FeatureTable:
             RequestError: there are unknown ones and they were not to have the default row.
         """
         allowed, wanted = ("a text", str) if self.index.has_texts else ("a whole number", int)
-        if set(map(type, ids)) != {wanted}:
+        if isinstance(ids, np.ndarray) and self.index.has_texts:
+            ids = ids.tolist()
+        if not isinstance(ids, np.ndarray) and set(map(type, ids)) != {wanted}:
             place = next(place for place, given in enumerate(ids) if type(given) is not wanted)
             where = f"{field}[{place}]" if self.side == "item" else field
             raise ConfigError(where, ids[place], f"{allowed}, as in the feature table")
         found = self.index.find(ids)
         if found.known_L.all():
-            return self._take(found.row_L)
+            return self._take_known(found.row_L)
         if not default:
-            unknown = [ids[place] for place in np.flatnonzero(~found.known_L).tolist()]
+            given = ids.tolist() if isinstance(ids, np.ndarray) else ids
+            unknown = [given[place] for place in np.flatnonzero(~found.known_L).tolist()]
             named = ", ".join(ascii(one)[:40] for one in unknown[:_SHOWN_IDS])
             more = f" and {len(unknown) - _SHOWN_IDS} more" if len(unknown) > _SHOWN_IDS else ""
             otherwise = '"unknown_ids": "default" ranks them by the default row'
             raise RequestError(field, f"not in the feature table: {named}{more}; {otherwise}")
         return self._take(np.where(found.known_L, found.row_L, self.num_rows))
+
+    def _take_known(self, row_B: Ints) -> SideFeatures:
+        """The features of some rows, none of them the default row."""
+        if self.bag_edges is not None:
+            return self._take_blocks(row_B, self.bag_edges)
+        if len(row_B) == 1 and self.offsets is not None and self.weights_L is None:
+            first = int(row_B[0]) * self.num_sparse
+            edge_F = self.offsets[first : first + self.num_sparse + 1]
+            values_L = self.values_L[edge_F[0] : edge_F[-1]]
+            return self._side(row_B, values_L, edge_F - edge_F[0])
+        return self._take(row_B)
+
+    def _take_blocks(self, row_B: Ints, edges: Ints) -> SideFeatures:
+        """The features of some rows whose bags begin at these places of a row; the last: its end.
+
+        Rows are then the lines of a matrix, which takes a quarter of the time of runs.
+        """
+        num_rows, num_sparse, length = self.num_rows, self.num_sparse, int(edges[-1])
+
+        def lines(array_L: Array) -> Array:
+            block_RK = array_L[: num_rows * length].reshape(num_rows, length)
+            return block_RK.take(row_B, axis=0).reshape(-1)
+
+        offsets = np.empty(len(row_B) * num_sparse + 1, dtype=np.int64)
+        start_B = np.arange(len(row_B)) * length
+        np.add(start_B[:, None], edges[:-1], out=offsets[:-1].reshape(-1, num_sparse))
+        offsets[-1] = len(row_B) * length
+        weights = None if self.weights_L is None else torch.from_numpy(lines(self.weights_L))
+        return self._side(row_B, lines(self.values_L), offsets, weights)
 
     def _take(self, row_B: Ints) -> SideFeatures:
         """The features of some rows."""

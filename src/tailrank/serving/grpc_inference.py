@@ -18,7 +18,7 @@ from tailrank.serving.open_inference import (
     timeout_ns,
     wanted_outputs,
 )
-from tailrank.serving.rank_request import RequestLimits
+from tailrank.serving.rank_request import RequestLimits, wants_default
 from tailrank.serving.tensor_data import (
     BYTES,
     Array,
@@ -75,6 +75,7 @@ def read_infer(asked: Any, model: ServedModel, limits: RequestLimits) -> InferRe
         tensors=tensors,
         outputs=dict.fromkeys(outputs, bool(len(raw))),
         deadline_ns=timeout_ns(parameters),
+        unknown_default=wants_default(parameters.get("unknown_ids")),
     )
 
 

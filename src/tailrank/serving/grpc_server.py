@@ -178,7 +178,9 @@ class InferenceService:
         self._check_model(asked.model_name, asked.model_version)
         served = self.engine.model
         request = read_infer(asked, served, self.limits)
-        candidates = candidates_of(request.tensors, served, self.limits)
+        candidates = candidates_of(
+            request.tensors, served, self.limits, unknown_default=request.unknown_default
+        )
         waited_ns = time.monotonic_ns() - _CAME_NS.get()
         left = context.time_remaining()
         times = [] if request.deadline_ns is None else [request.deadline_ns]

@@ -90,13 +90,15 @@ class IdIndex:
         """Whether ids are texts; else they are whole numbers."""
         return self.ids_R.dtype.kind == "S"
 
-    def find(self, ids: Sequence[Any]) -> Found:
+    def find(self, ids: Sequence[Any] | Array) -> Found:
         """Look ids up.
 
         Args:
-            ids: L >= 1 of them, all `str` or all `int`, as the index has them.
+            ids: L >= 1 of them, all `str` or all `int`, as the index has them; or an array of
+                whole numbers.
         """
         if self.has_texts:
+            assert not isinstance(ids, np.ndarray), "an array holds no texts"
             asked_L, possible_L = text_ids(ids, self.ids_R.dtype.itemsize)
         else:
             asked_L, possible_L = number_ids(ids)
@@ -115,8 +117,10 @@ class IdIndex:
         return Found(self.row_R[place_L].astype(np.int64), known_L)
 
 
-def number_ids(ids: Sequence[int]) -> tuple[Array, NDArray[np.bool_] | None]:
+def number_ids(ids: Sequence[int] | Array) -> tuple[Array, NDArray[np.bool_] | None]:
     """Whole numbers as int64, and which of them fit; None: all."""
+    if isinstance(ids, np.ndarray):
+        return ids.astype(np.int64), ids <= _INT64.max if ids.dtype == np.uint64 else None
     try:
         return np.fromiter(ids, np.int64, len(ids)), None
     except OverflowError:

@@ -86,9 +86,7 @@ PROTOCOLS = {"json": _json, "binary": _binary, "grpc": _grpc}
 def _tensors(
     target: LoadTarget, document: Schema, items_max: int, seed: int, ids: Ids | None
 ) -> TensorPool:
-    if ids:
-        raise RequestError(f"--{next(iter(ids))}-features", "ids go with --protocol json")
-    return TensorPool(document, target.read(_model_path(document)), items_max, seed)
+    return TensorPool(document, target.read(_model_path(document)), items_max, seed, ids)
 
 
 def _choice(query: Query) -> int:

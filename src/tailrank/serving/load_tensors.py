@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,14 @@ import orjson
 
 from tailrank.core.errors import RequestError
 from tailrank.features import Side
-from tailrank.serving.load_queries import QueryPool, Schema
+from tailrank.serving.load_queries import Ids, QueryPool, Rows, Schema
 from tailrank.serving.tensor_data import BYTES, DTYPES
-from tailrank.serving.tensors import LENGTHS, VALUES
+from tailrank.serving.tensors import ID_TENSORS, LENGTHS, VALUES
 
 Starts = Sequence[int]
+_INT32 = np.iinfo(np.int32)
+# Queries of one size have one JSON: sizes of a load, many times over.
+_HEADERS_KEPT = 4096
 
 
 class Tensor(NamedTuple):
@@ -69,9 +73,14 @@ class TensorPool:
     """
 
     def __init__(
-        self, document: Schema, metadata: Mapping[str, Any], items_max: int, seed: int
+        self,
+        document: Schema,
+        metadata: Mapping[str, Any],
+        items_max: int,
+        seed: int,
+        ids: Ids | None = None,
     ) -> None:
-        self._queries = QueryPool(document, items_max, seed)
+        self._queries = QueryPool(document, items_max, seed, ids)
         try:
             known = {
                 tensor["name"]: (tensor["datatype"], len(tensor["shape"]))
@@ -79,8 +88,8 @@ class TensorPool:
             }
         except (KeyError, TypeError):
             raise RequestError("--url", "its model names no inputs") from None
-        self._user = list(_columns("user", self._queries.user.columns, known))
-        self._item = list(_columns("item", self._queries.item.columns, known))
+        self._user = list(_tensors_of("user", self._queries.user, known))
+        self._item = list(_tensors_of("item", self._queries.item, known))
         if not self._item:
             raise RequestError("--url", "its model names other inputs than its /openapi.json")
 
@@ -94,17 +103,44 @@ class TensorPool:
 
 def binary_body(tensors: Sequence[Tensor]) -> tuple[list[bytes | memoryview], int]:
     """The pieces of a body with binary tensors that wants binary scores, and the JSON's bytes."""
+    header = _header(
+        tuple((name, datatype, tuple(shape), len(raw)) for name, datatype, shape, raw in tensors)
+    )
+    return [header, *(tensor.raw for tensor in tensors)], len(header)
+
+
+@lru_cache(_HEADERS_KEPT)
+def _header(tensors: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> bytes:
+    """The JSON of a body."""
     inputs = [
         {
             "name": name,
             "datatype": datatype,
             "shape": shape,
-            "parameters": {"binary_data_size": len(raw)},
+            "parameters": {"binary_data_size": num_bytes},
         }
-        for name, datatype, shape, raw in tensors
+        for name, datatype, shape, num_bytes in tensors
     ]
-    header = orjson.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}})
-    return [header, *(tensor.raw for tensor in tensors)], len(header)
+    return orjson.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}})
+
+
+def _tensors_of(side: Side, rows: Rows, known: Mapping[str, tuple[str, int]]) -> Iterator[_Column]:
+    """The tensors of a side, of ids or of columns."""
+    if not rows.by_id:
+        yield from _columns(side, rows.columns, known)
+        return
+    (ids,) = rows.columns.values()
+    datatype, _ = known.get(ID_TENSORS[side], ("", 0))
+    if not datatype:
+        reason = f"its model names no input {ID_TENSORS[side]}"
+        raise RequestError(f"--{side}-features", reason)
+    if datatype != BYTES:
+        # As short as they are: the server takes any type of whole numbers.
+        id_R = np.array(ids, dtype=np.int64)
+        fits = _INT32.min <= id_R.min() and id_R.max() <= _INT32.max
+        datatype = "INT32" if fits else "INT64"
+    raw, places = _written(ids, datatype)
+    yield _Column(ID_TENSORS[side], datatype, [], raw, range(len(ids) + 1), places)
 
 
 def _columns(

@@ -5,7 +5,8 @@ extension_binary_data.md: a body is JSON, or JSON (as many bytes as the header
 `Inference-Header-Content-Length` says) and after it the data of the binary tensors, little-endian,
 in the order of the JSON; texts each behind their length in four bytes.
 
-A parameter `timeout` (microseconds, as Triton has it) is the query's deadline.
+A parameter `timeout` (microseconds, as Triton has it) is the query's deadline; `unknown_ids` says
+what becomes of ids that no feature table knows, as in `/v1/rank`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import orjson
 
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.serving.model import ServedModel
-from tailrank.serving.rank_request import RequestLimits
+from tailrank.serving.rank_request import RequestLimits, wants_default
 from tailrank.serving.tensor_data import (
     BYTES,
     DTYPES,
@@ -44,12 +45,14 @@ class InferRequest(NamedTuple):
         tensors: by name.
         outputs: wanted, each with whether in binary.
         deadline_ns: the time that there is; None: the server's.
+        unknown_default: whether ids that no table knows have the default row.
     """
 
     request_id: str | None
     tensors: dict[str, Array]
     outputs: dict[str, bool]
     deadline_ns: int | None
+    unknown_default: bool = False
 
 
 def parse_infer(
@@ -93,7 +96,11 @@ def parse_infer(
     if len(data):
         raise RequestError("body", f"{len(data)} bytes more than its binary tensors hold")
     return InferRequest(
-        request_id, tensors, wanted_outputs(asked, parameters, model), timeout_ns(parameters)
+        request_id,
+        tensors,
+        wanted_outputs(asked, parameters, model),
+        timeout_ns(parameters),
+        wants_default(parameters.get("unknown_ids")),
     )
 
 

@@ -76,7 +76,9 @@ def infer_routes(engine: Engine, limits: RequestLimits) -> list[Route]:
         body = await read_body(request, limits)
         served = engine.model
         asked = parse_infer(body, request.headers.get(HEADER_LENGTH), served, limits)
-        candidates = candidates_of(asked.tensors, served, limits)
+        candidates = candidates_of(
+            asked.tensors, served, limits, unknown_default=asked.unknown_default
+        )
         future = engine.submit(candidates, asked.deadline_ns, waited_ns(request))
         ranked = await asyncio.wrap_future(future)
         content, headers = infer_answer(asked, ranked.model, scores_of(ranked))

@@ -89,7 +89,7 @@ def parse_rank(body: bytes, models: Sequence[ServedModel], limits: RequestLimits
     _refuse_unknown("body", asked, KEYS)
     columns = {side: columns_of(models, side) for side in SIDES}
     tables = {side for model in models for side in model.tables}
-    default = _is_default(asked.get("unknown_ids"))
+    default = wants_default(asked.get("unknown_ids"))
     by_id = asked.get("items") is None and asked.get("item_ids") is not None
     if by_id and "item" in tables:
         num_items = _id_count(asked["item_ids"], limits)
@@ -205,7 +205,12 @@ def _id_count(value: object, limits: RequestLimits) -> int:
     return len(value)
 
 
-def _is_default(value: object) -> bool:
+def wants_default(value: object) -> bool:
+    """Whether ids that no table knows are to have the default row, by a request's `unknown_ids`.
+
+    Raises:
+        ConfigError: it says neither.
+    """
     if value not in (None, "error", "default"):
         raise ConfigError("unknown_ids", value, "error or default")
     return value == "default"

@@ -2,7 +2,10 @@
 
 Every column of raw values is a tensor `NAME`, of (R,), or (R, width) numbers; lists are two of
 them, `NAME.values` (L,) and `NAME.lengths` (R,). R is 1 for the user's columns. A column that both
-sides have is `user.NAME` on the user's. Knows no wire format.
+sides have is `user.NAME` on the user's.
+
+With feature tables, ids stand for the columns of a side: `known.user_id` (1,) and `known.item_ids`
+(R,), of any type of whole numbers, or texts. Knows no wire format.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from tailrank.core.errors import ConfigError, RequestError, closest
 from tailrank.data.jagged import JaggedColumn
 from tailrank.data.row_encoder import CategoryColumn, Column, NumberColumns, Rows
 from tailrank.features import SIDES, Side
-from tailrank.serving.candidates import Candidates
+from tailrank.serving.candidates import Candidates, Ids
 from tailrank.serving.model import ServedModel
 from tailrank.serving.rank_request import RequestLimits
 from tailrank.serving.ranking import Ranked
@@ -24,6 +27,8 @@ from tailrank.serving.tensor_data import BYTES, Array
 
 VALUES, LENGTHS = ".values", ".lengths"
 """What the two tensors of a column of lists are called, behind its name."""
+ID_TENSORS: dict[Side, str] = {"user": "known.user_id", "item": "known.item_ids"}
+"""What the tensor of a side's ids is called."""
 
 
 class TensorInfo(NamedTuple):
@@ -53,7 +58,7 @@ def sources_of(model: ServedModel) -> dict[str, Source]:
 
 
 def inputs_of(model: ServedModel) -> list[TensorInfo]:
-    """What a query brings; every column in one of its forms."""
+    """What a query brings: every column in one of its forms; or, in place of a side's, its ids."""
     found = []
     for name, (side, _, reader) in sources_of(model).items():
         rows = 1 if side == "user" else -1
@@ -67,6 +72,9 @@ def inputs_of(model: ServedModel) -> list[TensorInfo]:
             found.append(TensorInfo(name + LENGTHS, "INT64", (rows,)))
         else:
             found.append(TensorInfo(name, datatype, (rows,)))
+    for side, table in model.tables.items():
+        datatype = BYTES if table.index.has_texts else "INT64"
+        found.append(TensorInfo(ID_TENSORS[side], datatype, (1 if side == "user" else -1,)))
     return found
 
 
@@ -77,7 +85,11 @@ def outputs_of(model: ServedModel) -> list[TensorInfo]:
 
 
 def candidates_of(
-    tensors: Mapping[str, Array], model: ServedModel, limits: RequestLimits
+    tensors: Mapping[str, Array],
+    model: ServedModel,
+    limits: RequestLimits,
+    *,
+    unknown_default: bool = False,
 ) -> Candidates:
     """The user and the candidates of a query.
 
@@ -85,16 +97,21 @@ def candidates_of(
         tensors: by name; texts are arrays of objects.
         model: that ranks it.
         limits: what it may ask for.
+        unknown_default: whether ids that no table knows have the default row.
 
     Raises:
         RequestError: a tensor is unknown or missing, or there are too many candidates.
         ConfigError: a tensor has another shape.
     """
     sources = sources_of(model)
-    _refuse_unknown(tensors, sources)
+    ids = _ids(tensors, model, limits, unknown_default)
+    _refuse_unknown(tensors, sources, model)
     columns: dict[Side, dict[str, Column]] = {side: {} for side in SIDES}
     num_rows: dict[Side, int | None] = {"user": 1, "item": None}
     for name, (side, column, reader) in sources.items():
+        if side in ids:
+            _refuse_both(name, side, tensors)
+            continue
         read = _column(name, reader, tensors)
         rows = len(read.length_R) if isinstance(read, JaggedColumn) else len(read)
         wanted = num_rows[side]
@@ -105,9 +122,12 @@ def candidates_of(
             raise ConfigError(f"{name}: rows", rows, f"{wanted}, as other {side} tensors have")
         columns[side][column] = read
     num_items = num_rows["item"]
-    if num_items is None:
+    if "item" not in ids and num_items is None:
         raise RequestError("inputs", "the model has no item features to tell candidates by")
-    return Candidates(Rows("user", columns["user"], 1), Rows("item", columns["item"], num_items))
+    return Candidates(
+        ids.get("user") or Rows("user", columns["user"], 1),
+        ids.get("item") or Rows("item", columns["item"], num_items or 0),
+    )
 
 
 def scores_of(ranked: Ranked) -> dict[str, Array]:
@@ -117,12 +137,46 @@ def scores_of(ranked: Ranked) -> dict[str, Array]:
     return {info.name: np.ascontiguousarray(scores_BT[:, t]) for t, info in enumerate(infos)}
 
 
-def _refuse_unknown(tensors: Mapping[str, Array], sources: Mapping[str, Source]) -> None:
-    known = [*sources]
+def _ids(
+    tensors: Mapping[str, Array], model: ServedModel, limits: RequestLimits, default: bool
+) -> dict[Side, Ids]:
+    """The sides that come as ids of their feature tables."""
+    found: dict[Side, Ids] = {}
+    for side in model.tables:
+        name = ID_TENSORS[side]
+        given = tensors.get(name)
+        if given is None:
+            continue
+        if given.ndim == 2 and given.shape[1] == 1:
+            given = given[:, 0]
+        if given.ndim != 1 or (side == "user" and len(given) != 1):
+            allowed = "(1,)" if side == "user" else "(rows,) or (rows, 1)"
+            raise ConfigError(f"{name}: shape", list(given.shape), allowed)
+        if side == "item":
+            _check_items(len(given), limits)
+        ids = given if given.dtype.kind in "iu" else given.tolist()
+        found[side] = Ids(side, ids, name, default)
+    return found
+
+
+def _refuse_both(name: str, side: Side, tensors: Mapping[str, Array]) -> None:
+    """Refuse a column of a side that comes as ids."""
+    for one in (name, name + VALUES, name + LENGTHS):
+        if one in tensors:
+            reason = f"stands for all {side} features; leave {one} out"
+            raise RequestError(ID_TENSORS[side], reason)
+
+
+def _refuse_unknown(
+    tensors: Mapping[str, Array], sources: Mapping[str, Source], model: ServedModel
+) -> None:
+    ids = [ID_TENSORS[side] for side in model.tables]
+    known = [*sources, *ids]
     known += [n + end for n, source in sources.items() for end in _ends(source.reader)]
     for name in tensors:
         if name not in known:
-            reason = f"no such input; there are {', '.join(sources)}{closest(known, name)}"
+            there = ", ".join([*sources, *ids])
+            reason = f"no such input; there are {there}{closest(known, name)}"
             raise RequestError(name[:60], reason)
 
 

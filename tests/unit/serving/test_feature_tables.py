@@ -17,7 +17,7 @@ from tests.unit.serving.served import SPEC
 
 from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.data.row_encoder import RowEncoder, row_ids
-from tailrank.features import FeatureSpec, Side, SideFeatures
+from tailrank.features import Feature, FeatureSpec, Side, SideFeatures
 from tailrank.serving.feature_files import open_feature_table
 from tailrank.serving.feature_tables import FeatureTable
 from tailrank.serving.id_index import IdIndex, number_ids, text_ids, text_itemsize
@@ -82,6 +82,41 @@ def test_rows_of_one_length_are_copied_whole(
     assert_same(found, encoder.side(rows_of(encoder, "item", [rows[row] for row in chosen])))
     unknown = table.features(["nobody", "nobody"], "item_ids", default=True)
     assert_same(unknown, SideFeatures.concat([encoder.unknown("item")] * 2))
+
+
+@pytest.mark.parametrize("mean", [frozenset(), frozenset({"item"})], ids=["sum", "mean"])
+@pytest.mark.parametrize("sizes", [(1, 2), (0, 3), (0, 0), (2, 0)])
+def test_rows_of_equal_bags_are_lines_of_a_matrix(
+    tmp_path: Path, sizes: tuple[int, int], mean: frozenset
+) -> None:
+    spec = FeatureSpec(
+        features=(
+            Feature(name="movie", side="item", kind="bag", table="movie", pooling_factor=2.0),
+            *SPEC.features[3:],
+        ),
+        tables=SPEC.tables,
+    )
+    encoder = row_ids(spec, mean)
+    first, second = sizes
+    rows = [row | {"movie": [row["movie"]] * first, "tags": list(range(second))} for row in ITEMS]
+    table = opened(tmp_path / "items.parquet", rows, spec=spec, encoder=encoder)
+    assert table.bag_edges is not None
+    assert table.bag_edges.tolist() == [0, first, first + second]
+    for chosen in ([49, 0, 49, 21], [3]):
+        found = table.features([rows[row]["id"] for row in chosen], "item_ids")
+        wanted = encoder.side(rows_of(encoder, "item", [rows[row] for row in chosen]))
+        assert_same(found, wanted)
+    mixed = table.features(["m7", "nobody", "m0"], "item_ids", default=True)
+    known = encoder.side(rows_of(encoder, "item", [rows[1]]))
+    last = encoder.side(rows_of(encoder, "item", [rows[0]]))
+    assert_same(mixed, SideFeatures.concat([known, encoder.unknown("item"), last]))
+    rows[7]["tags"] = [1, 2, 3, 4]
+    other = opened(tmp_path / "items.parquet", rows, spec=spec, encoder=encoder)
+    assert other.bag_edges is None
+    for chosen in ([7], [7, 8, 7]):
+        found = other.features([rows[row]["id"] for row in chosen], "item_ids")
+        wanted = encoder.side(rows_of(encoder, "item", [rows[row] for row in chosen]))
+        assert_same(found, wanted)
 
 
 def test_a_fitted_vocabulary_and_the_id_as_a_feature(tmp_path: Path) -> None:

@@ -64,6 +64,89 @@ def features(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: row[key] for key in row if key not in ("id", "user")} for row in rows]
 
 
+def inferred(client: TestClient, *inputs: dict[str, Any], **parameters: Any) -> Any:
+    body = {"inputs": list(inputs), "parameters": parameters}
+    return client.post("/v2/models/plain/infer", json=body)
+
+
+def named(name: str, datatype: str, *data: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [len(data)], "data": list(data)}
+
+
+def test_ids_come_as_tensors_too(client: TestClient, model: ServedModel) -> None:
+    chosen = [ITEMS[n] for n in (3, 50, 7, 7, 0)]
+    ids = [row["id"] for row in chosen]
+    scores = {one["id"]: one["score"] for one in ranked(client, user_id=40, item_ids=ids)}
+    items = named("known.item_ids", "BYTES", *ids)
+    for datatype in ("INT64", "INT32", "UINT64", "UINT8"):
+        answer = inferred(client, named("known.user_id", datatype, 40), items)
+        assert answer.status_code == 200, answer.text
+        (output,) = answer.json()["outputs"]
+        assert output["data"] == [scores[one] for one in ids]
+    told = {one["name"]: one for one in client.get("/v2/models/plain").json()["inputs"]}
+    assert told["known.user_id"] == {"name": "known.user_id", "datatype": "INT64", "shape": [1]}
+    assert told["known.item_ids"] == {"name": "known.item_ids", "datatype": "BYTES", "shape": [-1]}
+    # One side by its ids, the other one by its features.
+    user = [named("age", "FP32", 4.0), named("seen.values", "INT64", 0)]
+    user += [named("seen.lengths", "INT64", 1)]
+    answer = inferred(client, *user, items)
+    assert answer.json()["outputs"][0]["data"] == [scores[one] for one in ids]
+
+
+WHOLE = named("known.user_id", "INT64", 40), named("known.item_ids", "BYTES", "m1", "m2")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((WHOLE[0],), "movie"),
+        ((WHOLE[1],), "age"),
+        ((named("known.user_id", "INT64", 40, 50), WHOLE[1]), "known.user_id: shape"),
+        ((named("known.user_id", "INT64"), WHOLE[1]), "known.user_id: shape"),
+        ((named("known.user_id", "INT64", 41), WHOLE[1]), "not in the feature table: 41"),
+        ((named("known.user_id", "UINT64", 2**64 - 1), WHOLE[1]), f"feature table: {2**64 - 1}"),
+        ((named("known.user_id", "FP32", 40.0), WHOLE[1]), "a whole number, as in the feature"),
+        ((named("known.user_id", "BOOL", True), WHOLE[1]), "a whole number, as in the feature"),
+        ((named("known.user_id", "BYTES", "40"), WHOLE[1]), "a whole number, as in the feature"),
+        (
+            (WHOLE[0], named("known.item_ids", "INT64", 1)),
+            r"known.item_ids[0]: got 1; allowed: a t",
+        ),
+        ((WHOLE[0], named("known.item_ids", "BYTES", "m1", "x", "y")), "'x', 'y'; "),
+        ((WHOLE[0], named("known.item_ids", "BYTES")), "0 candidates"),
+        ((WHOLE[0], named("known.item_ids", "BYTES", *["m1"] * 51)), "51 candidates"),
+        ((*WHOLE, named("movie", "INT64", 1, 2)), "stands for all item features; leave movie out"),
+        ((*WHOLE, named("seen.lengths", "INT64", 1)), "leave seen.lengths out"),
+        ((*WHOLE, named("known.item_id", "INT64", 1)), "no such input; there are age, seen, "),
+    ],
+)
+def test_bad_tensors_of_ids_are_named(client: TestClient, inputs: Any, message: str) -> None:
+    answer = inferred(client, *inputs)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_unknown_ids_of_tensors_may_have_the_default_row(client: TestClient) -> None:
+    ids = ["m3", "nobody"]
+    asked = {"user_id": 999, "item_ids": ids, "unknown_ids": "default"}
+    scores = {one["id"]: one["score"] for one in ranked(client, **asked)}
+    inputs = named("known.user_id", "INT32", 999), named("known.item_ids", "BYTES", *ids)
+    answer = inferred(client, *inputs, unknown_ids="default").json()
+    assert answer["outputs"][0]["data"] == [scores[one] for one in ids]
+    assert "feature table: 999" in inferred(client, *inputs, unknown_ids="error").json()["error"]
+    assert "error or default" in inferred(client, *inputs, unknown_ids=1).json()["error"]
+
+
+def test_a_server_without_tables_takes_no_tensors_of_ids() -> None:
+    engine = engine_of(served())
+    engine.start()
+    with TestClient(build_app(engine), raise_server_exceptions=False) as client:
+        answer = inferred(client, *WHOLE)
+    engine.drain()
+    assert answer.status_code == 400
+    assert "known.user_id: no such input" in answer.json()["error"]
+
+
 def test_ids_are_as_good_as_features(client: TestClient) -> None:
     chosen = [ITEMS[n] for n in (3, 50, 7, 7, 0)]
     ids = [row["id"] for row in chosen]

@@ -47,6 +47,38 @@ def assert_same_query(model: ServedModel, choice: int, num_items: int, pair) -> 
         assert torch.equal(one.dense_RN, other.dense_RN)
 
 
+@pytest.mark.parametrize(
+    ("ids", "datatype"),
+    [
+        (list(range(90)), "INT32"),
+        ([2**31, *range(89)], "INT64"),
+        (list(map(str, range(90))), "BYTES"),
+    ],
+)
+def test_ids_are_written_as_short_as_they_are(ids: list, datatype: str) -> None:
+    table = {"datatype": "BYTES" if datatype == "BYTES" else "INT64"}
+    names = {"user": "known.user_id", "item": "known.item_ids"}
+    metadata = {"inputs": [{"name": name, "shape": [1], **table} for name in names.values()]}
+    document = json.loads(json.dumps(describe([served()], LIMITS, with_token=False)))
+    body = document["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]
+    known: dict = {"user_id": {}, "item_ids": {}, "unknown_ids": {}}
+    body["schema"]["properties"] |= known
+    pool = TensorPool(document, metadata, 50, 1, {"user": ids, "item": ids})
+    bodies = BodyPool(document, 50, 1, {"user": ids, "item": ids})
+    for choice in (0, 12345):
+        user, items = pool.tensors(choice, 50)
+        assert (user.name, user.datatype, user.shape) == ("known.user_id", datatype, [1])
+        assert (items.name, items.datatype, items.shape) == ("known.item_ids", datatype, [50])
+        pieces, length = binary_body([user, items])
+        raw = b"".join(pieces)[length:]
+        asked = json.loads(b"".join(bodies.body(choice, 50)))
+        if datatype != "BYTES":
+            kind = "<i4" if datatype == "INT32" else "<i8"
+            assert np.frombuffer(raw, kind).tolist() == [asked["user_id"], *asked["item_ids"]]
+    with pytest.raises(RequestError, match=r"user-features: its model names no input known.user"):
+        TensorPool(document, {"inputs": []}, 50, 1, {"user": ids, "item": ids})
+
+
 PAIR = pools(served())
 
 
