@@ -1,43 +1,129 @@
 """When a request came, of which a busy loop reads nothing for a while.
 
 A server that is asked for more than it can read would otherwise take each query for a new one, and
-turn none away. The system remembers when a connection's last bytes came.
+turn none away. The system stamps what it receives, to the nanosecond, if it is asked to.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import socket
 import time
+from typing import Any
 
-# Source: Linux, include/uapi/linux/tcp.h: `tcpi_last_data_recv` of `struct tcp_info`, milliseconds
-# since the last data came, is the twelfth of the 32-bit numbers behind eight bytes.
-_LAST_DATA, _INFO_BYTES = 13, 56
-_MS = 1_000_000
-# The system counts in ticks, and this clock with it: what came just before one seems to be a whole
-# tick old. Source: Linux, include/uapi/linux/time.h.
-_TICK_NS = round(time.clock_getres(6) * 1e9)  # CLOCK_MONOTONIC_COARSE
+# Source: Linux, include/uapi/asm-generic/socket.h: `SO_TIMESTAMPNS_OLD`, which is also the type of
+# what is told.
+_TIMESTAMP = 35
+_LOOK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_READ_BYTES = 1 << 18
+_S = 1_000_000_000
+
+
+class _Told(ctypes.Structure):
+    """`struct cmsghdr` with a `struct timespec`."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("level", ctypes.c_int),
+        ("kind", ctypes.c_int),
+        ("seconds", ctypes.c_long),
+        ("ns", ctypes.c_long),
+    )
+
+
+class _Piece(ctypes.Structure):
+    """`struct iovec`."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class _Message(ctypes.Structure):
+    """`struct msghdr`."""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_size", ctypes.c_uint32),
+        ("pieces", ctypes.POINTER(_Piece)),
+        ("num_pieces", ctypes.c_size_t),
+        ("told", ctypes.POINTER(_Told)),
+        ("told_size", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+def stamp(listener: socket.socket) -> None:
+    """Have what comes to a listening socket's connections stamped, from their first bytes on."""
+    listener.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
 
 
 class Arrivals:
-    """Tells when what is read from connections has come."""
+    """Tells when what has not been read from connections has come."""
 
     def __init__(self) -> None:
         # With the interpreter lock: to give it up would take longer than the call.
-        self._getsockopt = ctypes.PyDLL(None).getsockopt
-        self._info = (ctypes.c_uint32 * (_INFO_BYTES // 4))()
+        self._recvmsg = ctypes.PyDLL(None).recvmsg
+        self._told, self._byte = _Told(), ctypes.create_string_buffer(1)
+        piece = _Piece(ctypes.addressof(self._byte), 1)
+        self._message = _Message(
+            pieces=ctypes.pointer(piece), num_pieces=1, told=ctypes.pointer(self._told)
+        )
 
     def came_ns(self, file: int) -> int:
-        """When the last bytes of a connection came, at the latest, by `time.monotonic_ns`.
+        """When what lies unread in a connection came, by `time.monotonic_ns`.
 
         Args:
-            file: the descriptor of its socket. Of one that is not TCP, it is now.
+            file: the descriptor of its socket. Where nothing lies, or the system has not stamped
+                it, it is now; of pieces that the system has joined, when the last one came.
         """
+        message, told = self._message, self._told
+        message.told_size, told.kind = ctypes.sizeof(_Told), 0
+        got = self._recvmsg(file, ctypes.byref(message), _LOOK)
         now_ns = time.monotonic_ns()
-        size = ctypes.c_uint32(_INFO_BYTES)
-        failed = self._getsockopt(
-            file, socket.IPPROTO_TCP, socket.TCP_INFO, self._info, ctypes.byref(size)
-        )
-        if failed or size.value < _INFO_BYTES:
+        if got <= 0 or told.kind != _TIMESTAMP or message.told_size < ctypes.sizeof(_Told):
             return now_ns
-        return now_ns - max(0, int(self._info[_LAST_DATA]) * _MS - _TICK_NS)
+        stamped_ns: int = told.seconds * _S + told.ns
+        return now_ns - max(0, time.time_ns() - stamped_ns)
+
+
+class Stamped(asyncio.BufferedProtocol):
+    """Looks when bytes came before they are read, and then hands them on.
+
+    Args:
+        inner: takes all that happens, as `asyncio.Protocol` has it; its `came_ns` is set before
+            its `data_received` is called.
+        reading: shared by the connections of one loop.
+    """
+
+    def __init__(self, inner: Any, reading: Reading) -> None:
+        self._inner, self._reading = inner, reading
+        self._file = -1
+        # Nothing is added to these.
+        self.connection_lost = inner.connection_lost  # type: ignore[method-assign]
+        self.eof_received = inner.eof_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._file = transport.get_extra_info("socket").fileno()
+        self._inner.connection_made(transport)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where to read to: something has come."""
+        reading = self._reading
+        self._inner.came_ns = reading.arrivals.came_ns(self._file)
+        return reading.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It has been read."""
+        self._inner.data_received(bytes(self._reading.view[:nbytes]))
+
+
+class Reading:
+    """What the connections of one loop share: what is read is handed on before the next is."""
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals()
+        self.buffer = bytearray(_READ_BYTES)
+        self.view = memoryview(self.buffer)

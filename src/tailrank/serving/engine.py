@@ -98,6 +98,7 @@ class Engine:
             batch_items_max=self.config.policy.batch_items_max,
             num_workers=self.config.num_workers,
             items_max=self.config.policy.queue_items_max,
+            sla=self.config.sla,
         )
         # What is loaded by now stays: without it, a full collection is short.
         gc.collect()
@@ -164,20 +165,20 @@ class Engine:
                 cascade = Cascade(candidates=asked, filters=filters, model=lineup.model)
                 model, sizes = cascade.now_asked, [*cascade.sizes()]
             try:
-                # What the way in has taken, the way back will take, too.
-                left_ns = max(0, limit_ns - 2 * waited_ns)
-                work = self._admission.admit(sizes[-1], left_ns, sizes[:-1])
+                work = self._admission.admit(sizes[-1], limit_ns, sizes[:-1], waited_ns)
             except Overloaded as error:
                 self.stats.shed[error.reason] += 1
                 raise
             lineup.num_users += 1
             self._num_entering += 1
-            came_ns = self._inbox.now_ns() - waited_ns
+            now_ns = self._inbox.now_ns()
+            came_ns = now_ns - waited_ns
         try:
             features = asked if isinstance(asked, FeatureBatch) else asked.features(model)
             if cascade is not None:
                 cascade.began_ns, cascade.limit_ns = came_ns, came_ns + limit_ns
-            query = Asked(model, features, Future(), work, lineup, cascade)
+            expected_ns = now_ns + round(work.expected_ns)
+            query = Asked(model, features, Future(), work, lineup, expected_ns, cascade)
             self._enter(query, came_ns, None if deadline_ns is None else came_ns + deadline_ns)
         except BaseException:
             self._leave(lineup, work)
@@ -213,6 +214,11 @@ class Engine:
                 payload=asked,
             )
         )
+
+    def told(self, ranked: Ranked) -> None:
+        """Learn from an answer that is about to be sent how long answers take."""
+        with self._lock:
+            self._admission.learn_answer(self._inbox.now_ns() - ranked.expected_ns)
 
     def drain(self) -> None:
         """Take no more queries, answer those that have come, and stop the workers."""
@@ -342,6 +348,8 @@ class Engine:
             found: Ranked | Exception | None = outcome_of(record, asked.model)
             if asked.cascade is not None and isinstance(found, Ranked):
                 found = self._next_stage(asked, asked.cascade, found)
+            if isinstance(found, Ranked):
+                found = found._replace(expected_ns=asked.expected_ns)
             if found is not None:
                 with self._lock:
                     self._count(record, found)

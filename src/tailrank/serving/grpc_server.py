@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -30,6 +30,7 @@ from tailrank.serving.open_inference import unknown_model
 from tailrank.serving.rank_request import RequestLimits, fault, fault_text
 from tailrank.serving.server import ServerConfig
 from tailrank.serving.tensors import candidates_of, scores_of
+from tailrank.serving.turns import Turns
 
 _log = logging.getLogger(__name__)
 _OPEN_TO_ALL = ("ServerLive", "ServerReady")  # probes bring no token
@@ -123,10 +124,12 @@ class InferenceService:
     Args:
         engine: ranks.
         limits: what a client may ask for.
+        turns: in which queries come to the engine.
     """
 
     engine: Engine
     limits: RequestLimits
+    turns: Turns = field(default_factory=Turns)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """All of them, as a server takes them."""
@@ -175,19 +178,22 @@ class InferenceService:
 
     async def model_infer(self, asked: Any, context: grpc.aio.ServicerContext) -> Any:
         """Scores."""
-        self._check_model(asked.model_name, asked.model_version)
-        served = self.engine.model
-        request = read_infer(asked, served, self.limits)
-        candidates = candidates_of(
-            request.tensors, served, self.limits, unknown_default=request.unknown_default
-        )
-        waited_ns = time.monotonic_ns() - _CAME_NS.get()
-        left = context.time_remaining()
-        times = [] if request.deadline_ns is None else [request.deadline_ns]
-        times += [] if left is None else [max(1, round(left * 1e9)) + waited_ns]
-        future = self.engine.submit(candidates, min(times, default=None), waited_ns)
+        async with self.turns:
+            self._check_model(asked.model_name, asked.model_version)
+            served = self.engine.model
+            request = read_infer(asked, served, self.limits)
+            candidates = candidates_of(
+                request.tensors, served, self.limits, unknown_default=request.unknown_default
+            )
+            waited_ns = time.monotonic_ns() - _CAME_NS.get()
+            left = context.time_remaining()
+            times = [] if request.deadline_ns is None else [request.deadline_ns]
+            times += [] if left is None else [max(1, round(left * 1e9)) + waited_ns]
+            future = self.engine.submit(candidates, min(times, default=None), waited_ns)
         ranked = await asyncio.wrap_future(future)
-        return infer_response(request, ranked.model, scores_of(ranked))
+        answer = infer_response(request, ranked.model, scores_of(ranked))
+        self.engine.told(ranked)
+        return answer
 
     def _check_model(self, name: str, version: str) -> None:
         reason = unknown_model(self.engine.model, name, version or None)

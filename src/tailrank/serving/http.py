@@ -23,6 +23,7 @@ from tailrank.serving.openapi import describe
 from tailrank.serving.rank_request import RequestLimits, answer, parse_rank
 from tailrank.serving.recent import RecentSeconds
 from tailrank.serving.repository_http import Repository
+from tailrank.serving.turns import Turns
 
 _PROBES = ("/health/", "/v2/health/")  # bring no token
 _PAGE = "/"  # holds no number: it asks for them, with the token that it was given
@@ -45,13 +46,17 @@ def build_app(
         repository: how clients may have other models served; None: they may not.
     """
     limits = limits or RequestLimits()
-    metrics, recent = EngineMetrics(engine), RecentSeconds(engine)
+    metrics, recent, turns = EngineMetrics(engine), RecentSeconds(engine), Turns()
 
     async def rank(request: Request) -> Response:
-        asked = parse_rank(await read_body(request, limits), engine.models, limits)
-        future = engine.rank(asked.candidates, asked.deadline_ns, waited_ns(request))
+        body = await read_body(request, limits)
+        async with turns:
+            asked = parse_rank(body, engine.models, limits)
+            future = engine.rank(asked.candidates, asked.deadline_ns, waited_ns(request))
         ranked = await asyncio.wrap_future(future)
-        return Response(answer(asked, ranked), media_type="application/json")
+        content = answer(asked, ranked)
+        engine.told(ranked)
+        return Response(content, media_type="application/json")
 
     async def live(request: Request) -> Response:
         return json_answer({"live": engine.is_alive}, 200 if engine.is_alive else 503)
@@ -74,7 +79,7 @@ def build_app(
             yield
 
     queries = [Route("/v1/rank", answered(rank), methods=["POST"])]
-    queries += open_inference_http.infer_routes(engine, limits)
+    queries += open_inference_http.infer_routes(engine, limits, turns)
     app: ASGIApp = Starlette(
         lifespan=lifespan,
         routes=[

@@ -24,6 +24,7 @@ from tailrank.serving.open_inference import (
 )
 from tailrank.serving.rank_request import RequestLimits
 from tailrank.serving.tensors import candidates_of, scores_of
+from tailrank.serving.turns import Turns
 
 _EXTENSIONS = ["binary_tensor_data"]
 
@@ -64,7 +65,7 @@ def routes(engine: Engine) -> list[Route]:
     return found
 
 
-def infer_routes(engine: Engine, limits: RequestLimits) -> list[Route]:
+def infer_routes(engine: Engine, limits: RequestLimits, turns: Turns) -> list[Route]:
     """The protocol's routes that rank."""
 
     async def infer(request: Request) -> Response:
@@ -74,14 +75,16 @@ def infer_routes(engine: Engine, limits: RequestLimits) -> list[Route]:
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RequestError("Content-Encoding", "bodies are not taken compressed")
         body = await read_body(request, limits)
-        served = engine.model
-        asked = parse_infer(body, request.headers.get(HEADER_LENGTH), served, limits)
-        candidates = candidates_of(
-            asked.tensors, served, limits, unknown_default=asked.unknown_default
-        )
-        future = engine.submit(candidates, asked.deadline_ns, waited_ns(request))
+        async with turns:
+            served = engine.model
+            asked = parse_infer(body, request.headers.get(HEADER_LENGTH), served, limits)
+            candidates = candidates_of(
+                asked.tensors, served, limits, unknown_default=asked.unknown_default
+            )
+            future = engine.submit(candidates, asked.deadline_ns, waited_ns(request))
         ranked = await asyncio.wrap_future(future)
         content, headers = infer_answer(asked, ranked.model, scores_of(ranked))
+        engine.told(ranked)
         return Response(content, headers=headers)
 
     endpoint = answered(infer, in_one_text=True)

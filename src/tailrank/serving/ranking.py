@@ -52,6 +52,7 @@ class Ranked(NamedTuple):
         timing: where its time went.
         places: of these items among all that came, rising; None: they are all.
         stages: the models that it went through, if there were several.
+        expected_ns: when it was to be done, by the engine's clock, as predicted at the door.
     """
 
     scores: Tensor
@@ -59,6 +60,7 @@ class Ranked(NamedTuple):
     timing: Timing
     places: Sequence[int] | None = None
     stages: tuple[StageTiming, ...] = ()
+    expected_ns: int = 0
 
 
 class Asked(NamedTuple):
@@ -70,6 +72,7 @@ class Asked(NamedTuple):
         future: takes the answer.
         work: what it still costs.
         lineup: the models that served when it came, of which `model` is one.
+        expected_ns: when it will be done, by the engine's clock, as predicted at the door.
         cascade: where it is on its way through several models; None: there is one.
     """
 
@@ -78,6 +81,7 @@ class Asked(NamedTuple):
     future: Future[Ranked]
     work: OpenWork
     lineup: Lineup
+    expected_ns: int
     cascade: Cascade | None = None
 
 

@@ -11,6 +11,7 @@ import json
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailrank.core.errors import RequestError
 from tailrank.serving.answers import CAME_NS
-from tailrank.serving.arrivals import Arrivals
+from tailrank.serving.arrivals import Reading, Stamped, stamp
 
 _BACKLOG = 2048
 _HEADER_SECONDS = 10.0
@@ -84,12 +85,14 @@ def listen(config: ServerConfig) -> socket.socket:
         except (OSError, ssl.SSLError) as error:
             raise RequestError("--tls-cert", f"cannot be used with this key: {error}") from None
     try:
-        return socket.create_server(
+        sock = socket.create_server(
             (config.host, config.port), family=_family(config), backlog=_BACKLOG, reuse_port=False
         )
     except (OSError, UnicodeError) as error:
         reason = f"cannot listen on {config.host}:{config.port}: {error}"
         raise RequestError("--port", reason) from None
+    stamp(sock)
+    return sock
 
 
 @contextmanager
@@ -157,7 +160,7 @@ def run_server(
         on_hangup,
         uvicorn.Config(
             app,
-            http=_PatientProtocol,
+            http=protocols(),  # type: ignore[arg-type]  # called, whatever its type says
             ws="none",
             lifespan="on",
             log_level="error",  # what clients send that is no HTTP would fill the log
@@ -210,13 +213,20 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def protocols() -> Callable[..., Stamped]:
+    """Makes the protocols of one loop's connections, as uvicorn asks for them."""
+    reading = Reading()
+    return lambda **settings: Stamped(_PatientProtocol(**settings), reading)
+
+
 class _PatientProtocol(HttpToolsProtocol):
     """Closes a connection that takes too long, or too much, over what nobody waits for.
 
     That is nothing at all, headers, and a body whose request has been answered already.
     """
 
-    _arrivals = Arrivals()
+    came_ns: int | None = None
+    """When came what is being read; None: nobody knows."""
     _patience: asyncio.TimerHandle | None = None
     _in_headers = _in_request = False
     _header_bytes = 0
@@ -225,7 +235,6 @@ class _PatientProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
-        self._file = transport.get_extra_info("socket").fileno()
         limit = self.config.limit_concurrency
         beyond = limit is not None and len(self.connections) > limit
         # uvicorn counts at each request, and would refuse those who came before as well.
@@ -261,7 +270,8 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request has begun."""
         super().on_message_begin()
-        self.scope["state"][CAME_NS] = self._arrivals.came_ns(self._file)
+        now_ns = time.monotonic_ns()
+        self.scope["state"][CAME_NS] = now_ns if self.came_ns is None else self.came_ns
         self._in_headers = self._in_request = True
         self._header_bytes = 0
         self._wait()

@@ -13,6 +13,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from tailrank.serving.arrivals import stamp
 from tailrank.serving.engine import Engine
 from tailrank.serving.grpc_server import GrpcServer
 from tailrank.serving.rank_request import RequestLimits
@@ -28,6 +29,7 @@ def listening(app: ASGIApp, port: int = 0, **settings: Any) -> Generator[str, No
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", port), backlog=512) as sock:
+        stamp(sock)
         # The socket takes connections from now on, so nobody has to wait for the thread.
         thread = threading.Thread(target=server.run, args=([sock],))
         thread.start()

@@ -150,6 +150,25 @@ def test_the_time_that_a_query_has_waited_is_part_of_its_deadline(engine: Engine
     assert engine.stats.shed == {"too_late": 1}
 
 
+def test_the_door_learns_how_much_later_than_predicted_answers_are_sent() -> None:
+    ranker = PlainRanker()
+    engine = engine_of(served(ranker), limit="p99=10s")
+    engine.start()
+    asked = queries(3)
+    ranked = engine.submit(asked[0]).result(30)
+    for _ in range(100):
+        engine.told(ranked._replace(expected_ns=ranked.expected_ns - 3600 * 10**9))
+    ranker.go.clear()
+    first = engine.submit(asked[1])  # it finds nobody
+    with pytest.raises(Overloaded, match="would be done"):
+        engine.submit(asked[2], deadline_ns=5 * 10**9)
+    second = engine.submit(asked[2], deadline_ns=3600 * 10**9)
+    ranker.go.set()
+    for future in (first, second):
+        future.result(30)
+    engine.drain()
+
+
 def test_what_a_policy_gives_up_is_told() -> None:
     fleet = named(line_fleet(1, 100.0, 1e6))  # the table says 1 ms an item
     policy = {"policy": "slack", "sla": SLA.parse("p99=20ms"), "reject_lost": True}

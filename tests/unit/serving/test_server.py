@@ -22,7 +22,7 @@ from tailrank.serving.answers import CAME_NS
 def place() -> Iterator[tuple[str, int]]:
     """A server that answers without reading a body, with room for two connections."""
     app = PlainTextResponse("here")
-    with listening(app, http=server._PatientProtocol, limit_concurrency=2) as url:
+    with listening(app, http=server.protocols(), limit_concurrency=2) as url:
         parts = urlsplit(url)
         yield str(parts.hostname), int(parts.port or 0)
 
@@ -96,7 +96,7 @@ def echo() -> Iterator[tuple[str, int]]:
         headers = {"X-Pieces": str(len(pieces)), "X-Came": str(came_ns)}
         await Response(body, headers=headers)(scope, receive, send)
 
-    with listening(app, http=server._PatientProtocol) as url:
+    with listening(app, http=server.protocols()) as url:
         parts = urlsplit(url)
         yield str(parts.hostname), int(parts.port or 0)
 

@@ -1,0 +1,24 @@
+"""One query at a time through the event loop, which looks around between two of them.
+
+To read a query and look up its features takes the loop longer than all else. If it did so with all
+that have come before it looked again, answers that are ready, and what comes meanwhile, would wait
+for all of them, several times over: once to be noticed, once to be written down, once to be sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Turns:
+    """Queries wait here in the order in which they came; `async with` has no `await` inside."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *raised: object) -> None:
+        # Not now: the loop first looks what is ready and what has come.
+        asyncio.get_running_loop().call_soon(self._lock.release)
