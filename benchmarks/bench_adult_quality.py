@@ -29,10 +29,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/data/adult"
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, SHARED, "one seed, a fifth of a pass", MODELS)
+    arguments = parse_arguments(__doc__, SHARED, "one seed, a fifth of a pass", MODELS, SEEDS)
     if arguments is None:
         return
-    seeds = SEEDS[:1] if arguments.quick else SEEDS
+    seeds = arguments.seeds
     names = (arguments.only,) if arguments.only else MODELS
     runs = {
         (name, task): found

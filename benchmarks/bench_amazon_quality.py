@@ -31,10 +31,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/data/amazon"
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, SHARED, "one seed, Beauty, 70 steps", MODELS)
+    arguments = parse_arguments(__doc__, SHARED, "one seed, Beauty, 70 steps", MODELS, SEEDS)
     if arguments is None:
         return
-    seeds = SEEDS[:1] if arguments.quick else SEEDS
+    seeds = arguments.seeds
     categories = ("beauty",) if arguments.quick else tuple(CATEGORIES)
     models = (arguments.only,) if arguments.only else MODELS
     runs = {

@@ -37,10 +37,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/data/criteo_kaggle/train.
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, SHARED, "one seed, few steps, one penalty", MODELS)
+    quick = "one seed, few steps, one penalty"
+    arguments = parse_arguments(__doc__, SHARED, quick, MODELS, SEEDS)
     if arguments is None:
         return
-    seeds, penalties = (SEEDS[:1], (15.0,)) if arguments.quick else (SEEDS, PENALTIES)
+    seeds, penalties = arguments.seeds, (15.0,) if arguments.quick else PENALTIES
     if arguments.only:
         runs_of(arguments.only, arguments, seeds)
         return

@@ -33,10 +33,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared/data/movielens_1m"
 
 
 def main() -> None:
-    arguments = parse_arguments(__doc__, SHARED, "one seed, a tenth of a pass", MODELS)
+    arguments = parse_arguments(__doc__, SHARED, "one seed, a tenth of a pass", MODELS, SEEDS)
     if arguments is None:
         return
-    seeds = SEEDS[:1] if arguments.quick else SEEDS
+    seeds = arguments.seeds
     models = (arguments.only,) if arguments.only else MODELS
     runs = {model: [train(model, arguments, seed) for seed in seeds] for model in models}
     if arguments.only:

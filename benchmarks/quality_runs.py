@@ -52,7 +52,11 @@ class Run:
 
 
 def parse_arguments(
-    description: str | None, data: Path, quick: str, models: Sequence[str]
+    description: str | None,
+    data: Path,
+    quick: str,
+    models: Sequence[str],
+    seeds: Sequence[int],
 ) -> argparse.Namespace | None:
     """The arguments that every quality benchmark has; None, said loudly, without its data.
 
@@ -63,14 +67,19 @@ def parse_arguments(
         data: where the data usually are, a file or a folder.
         quick: what `--quick` leaves of it.
         models: that `--only` may name.
+        seeds: to train from; `--quick` leaves the first of them.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, default=data, help=f"default: {data.name}")
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--runs", type=Path, help="folder that keeps finished runs for a rerun")
-    parser.add_argument("--only", choices=models, help="just train this model, into --runs")
+    parser.add_argument("--only", choices=models, help="just this model, its runs kept in --runs")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="default: " + " ".join(map(str, seeds))
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    arguments.seeds = tuple(arguments.seeds or (seeds[:1] if arguments.quick else seeds))
     if arguments.only and not arguments.runs:
         parser.error("--only needs --runs, the folder to keep its runs in")
     torch.set_num_threads(1)
