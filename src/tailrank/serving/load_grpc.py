@@ -151,7 +151,12 @@ class _Calls:
 
 
 def _is_too_busy(error: Any) -> bool:
-    """Whether a query was turned away; what is too large has the same status, but no hint."""
+    """Whether a query was turned away; what is too large has the same status, but no hint.
+
+    The server's library itself cancels calls, without a word, that wait there in too great numbers.
+    """
+    if error.code() is grpc.StatusCode.CANCELLED:
+        return True
     metadata = dict(error.trailing_metadata() or ())
     return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "retry-after" in metadata
 

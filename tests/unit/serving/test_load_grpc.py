@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from tests.unit.serving.served import PlainRanker, engine_of, served
 from tailrank.core.errors import RequestError
 from tailrank.core.query import Query
 from tailrank.runtime.record import QueryOutcome
+from tailrank.serving.grpc_library import grpc
+from tailrank.serving.grpc_messages import SERVICE
 from tailrank.serving.http import build_app
 from tailrank.serving.load_client import send_load
 from tailrank.serving.load_grpc import GrpcConnector, GrpcTarget
@@ -63,6 +66,26 @@ def test_what_is_turned_away_is_no_failure() -> None:
         _, run = ServerLoadTest(target, SETTINGS).run(500.0)
     assert (run.result.queries.outcome == QueryOutcome.REJECTED).all()
     assert run.result.first_error is None
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "UNAVAILABLE"])
+def test_what_the_library_cancels_is_turned_away(status: str) -> None:
+    """It does that to calls that the server has no time to look at; see `grpc_server`."""
+
+    def end(asked: bytes, context: Any) -> None:
+        context.abort(grpc.StatusCode[status], "")
+
+    methods = {"ModelInfer": grpc.unary_unary_rpc_method_handler(end)}
+    busy = grpc.server(ThreadPoolExecutor(1))
+    busy.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    port = busy.add_insecure_port("127.0.0.1:0")
+    busy.start()
+    try:
+        faulty = nullcontext() if status == "CANCELLED" else pytest.raises(RequestError)
+        with faulty:
+            GrpcTarget(f"127.0.0.1:{port}", None, ()).try_once(b"")
+    finally:
+        busy.stop(None)
 
 
 def test_what_fails_is_one(server) -> None:
