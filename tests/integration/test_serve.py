@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -415,6 +416,11 @@ def value(described: dict[str, Any]) -> Any:
         ([*NCF, "--from", "/nowhere"], "/nowhere: no such folder"),
         ([*NCF, "--max-items", "0"], "items_max: got 0"),
         ([*NCF, "--profile", "/nowhere"], "/nowhere: no such file"),
+        ([*NCF, "--replicas", "2"], "--replicas: goes with --ray"),
+        ([*NCF, "--ray-address", "auto"], "--ray-address: goes with --ray"),
+        ([*ANY, "--ray", "--executor", "processes"], "--executor: workers of replicas are threads"),
+        ([*NCF, "--ray", "--grpc-port", "0"], "--grpc-port: replicas are asked over HTTP"),
+        ([*NCF, "--ray", "--model-dir", "."], "--model-dir: replicas read models when they start"),
     ],
 )
 def test_bad_input_is_one_line(capsys, words: list[str], message: str) -> None:
@@ -422,6 +428,15 @@ def test_bad_input_is_one_line(capsys, words: list[str], message: str) -> None:
     error = capsys.readouterr().err.strip()
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_without_the_extra_ray_is_one_line(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("ray_library", "ray_serving"):
+        monkeypatch.delitem(sys.modules, f"tailrank.serving.{name}", raising=False)
+    assert main([*NCF, "--ray", *FREE, "--quiet"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error == "tailrank: error: --ray needs the package ray; pip install 'tailrank[ray]'"
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys) -> None:

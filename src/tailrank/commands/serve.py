@@ -10,15 +10,13 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from tailrank.characterization.target import TargetConfig
-    from tailrank.core.fleet import Fleet
     from tailrank.core.sla import SLA
     from tailrank.features import Side
     from tailrank.inference.cascade import StageName
-    from tailrank.reporting.console import Console
     from tailrank.reporting.tuned_point import TunedPoint
     from tailrank.scheduling.policies import PolicyConfig
-    from tailrank.serving.engine import Engine
-    from tailrank.serving.model import FeatureFile, ServedModel
+    from tailrank.serving.engine_setup import KnownTimes
+    from tailrank.serving.model import FeatureFile
 
 # The largest query of DeepRecSys' production sizes, which all workers rank together by default.
 _LARGEST_QUERY = 1000
@@ -55,6 +53,9 @@ def serve(
     max_items: int = 10_000,
     max_open_items: int = 200_000,
     max_connections: int = 1000,
+    ray: bool = False,
+    ray_address: str | None = None,
+    replicas: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Serve a model over HTTP until SIGTERM or Ctrl-C, then answer what has come and end.
@@ -63,6 +64,7 @@ def serve(
     /health/ready, /metrics (Prometheus) and /openapi.json say the rest (docs/serving.md).
     Needs: pip install 'tailrank[serve]'. Several models rank in stages: --stage light:keep=256
     --stage heavy. SIGHUP reads the models again and lets them take over without a pause.
+    With --ray replicas on several machines rank.
 
     Example: tailrank serve preset:dlrm-rmc1 --scale 0.01 --sla p99=20ms
 
@@ -102,6 +104,10 @@ def serve(
         max_items: Candidates of a query.
         max_open_items: Candidates of all queries that wait or are being ranked.
         max_connections: Open connections.
+        ray: Have replicas rank, one on a node, which Ray Serve starts and replaces. Needs on all
+            nodes: pip install 'tailrank[ray]', and the models at the same path.
+        ray_address: The cluster, HOST:PORT or auto; default: one of this machine alone.
+        replicas: Replicas, at most one on each node; default: one on each that has the cores.
         quiet: Say nothing but errors.
     """
     from tailrank.core.errors import RequestError
@@ -110,11 +116,10 @@ def serve(
     from tailrank.reporting.tuned_point import read_tuned
     from tailrank.runtime.live import resolve_workers
     from tailrank.serving.buffers import keep_freed_memory
-    from tailrank.serving.engine import Engine
     from tailrank.serving.engine_config import EngineConfig, server_policy
+    from tailrank.serving.engine_setup import EngineSetup, check_has_times, open_engine, shown
     from tailrank.serving.executors import parse_executor
     from tailrank.serving.http import build_app
-    from tailrank.serving.model import open_model, with_tables
     from tailrank.serving.rank_request import RequestLimits
     from tailrank.serving.repository_http import Repository
     from tailrank.serving.server import (
@@ -125,7 +130,6 @@ def serve(
         listen,
         run_server,
     )
-    from tailrank.serving.stages import Filter
     from tailrank.serving.swap import Swaps, reopener
 
     tuned = None if from_ is None else read_tuned(from_)
@@ -141,6 +145,11 @@ def serve(
     token = None if token_file is None else read_token(token_file)
     if model_dir is not None and not model_dir.is_dir():
         raise RequestError("--model-dir", f"{model_dir}: no such folder")
+    _check_ray(
+        ray,
+        {"--ray-address": ray_address, "--replicas": replicas},
+        {"--executor": executor, "--grpc-port": grpc_port, "--model-dir": model_dir},
+    )
     names = _stage_names(stage, target)
     targets = [
         _target_config(name.target or None, tuned, scale, user_tables, precision, seed)
@@ -154,32 +163,44 @@ def serve(
         policy=server_policy(replace(chosen, queue_items_max=max_open_items), bound),
         num_workers=num_workers,
         sla=bound,
-        executor=parse_executor(executor),
+        executor="threads" if ray else parse_executor(executor),
     )
     console = Console(quiet=quiet)
     keep_freed_memory()  # before workers are forked, for they do as they were told here
     if len(names) > 1:
         _check_stages(chosen, profile)
-    _check_profile(chosen, profile or (tuned and tuned.profile))
+    else:
+        check_has_times(chosen, profile or (tuned and tuned.profile))
+    setup = EngineSetup(
+        targets=targets,
+        keeps=[name.keep or 1 for name in names[:-1]],
+        files=files,
+        config=config,
+        times=_times(profile, tuned, in_stages=len(names) > 1),
+    )
+    served_how = f"{bound}: {chosen.policy}, batches of up to {chosen.batch_items_max} items"
     with listen(server) as sock, hold_grpc_port(server) as held:
+        if ray:
+            from tailrank.serving.front import build_front
+            from tailrank.serving.ray_serving import RayConfig, deployed
+
+            cluster = RayConfig(
+                address=ray_address, num_replicas=replicas, open_max=max_connections
+            )
+            with deployed(setup, limits, token, cluster) as away:
+                console.note(
+                    f"{address(sock, server)} serves {away.shown()}, {served_how}, "
+                    f"replicas: {away.num_replicas}, workers of each: {num_workers} threads"
+                )
+                hint = "nothing was changed: replicas read models when they start"
+                front = build_front(away, limits, token)
+                run_server(front, sock, server, on_hangup=lambda: console.warn(hint))
+            console.note("stopped")
+            return ExitCode.DONE
         with console.progress("load") as progress:
-            opened = {
-                each.target: open_model(each, console.note, progress.count_bytes)
-                for each in targets
-            }
-            progress.begin("features")
-            *others, model = with_tables(opened, files, console.note)
-        filters = [
-            Filter(model=each, keep=name.keep or 1)
-            for each, name in zip(others, names, strict=False)
-        ]
-        fleet = None
-        if not filters:
-            fleet = _fleet(profile, tuned, model, num_workers, console)
-            _check_profile(chosen, fleet)
-        engine = Engine(model, config, fleet, filters)
-        # Whoever takes over from them is to have their memory.
-        del opened, others, model, filters
+            engine = open_engine(
+                setup, console.note, progress.count_bytes, lambda: progress.begin("features")
+            )
         engine.start()
         served = dict(zip((one.name for one in engine.models), targets, strict=True))
         swaps = Swaps(engine, reopener(served, files, console.note), console.note, console.warn)
@@ -195,8 +216,7 @@ def serve(
                 number = held.getsockname()[1]
             also = "" if number is None else f", gRPC: port {number}"
             console.note(
-                f"{address(sock, server)} serves {_shown(engine)}, {bound}: "
-                f"{chosen.policy}, batches of up to {chosen.batch_items_max} items, "
+                f"{address(sock, server)} serves {shown(engine)}, {served_how}, "
                 f"workers: {num_workers} {engine.placed}{also}"
             )
             app = build_app(engine, limits, token, number, repository)
@@ -207,6 +227,23 @@ def serve(
     stats = engine.stats
     console.note(f"stopped: {stats.queries:,} queries answered, {stats.shed.total():,} turned away")
     return ExitCode.DONE
+
+
+def _check_ray(ray: bool, goes: dict[str, object], goes_not: dict[str, object]) -> None:
+    """Refuse flags that mean nothing with replicas, or without them."""
+    from tailrank.core.errors import RequestError
+
+    for flag, value in (goes_not if ray else goes).items():
+        if value is None or (flag, value) == ("--executor", "threads"):
+            continue
+        if not ray:
+            raise RequestError(flag, "goes with --ray")
+        why = {
+            "--executor": "workers of replicas are threads",
+            "--grpc-port": "replicas are asked over HTTP",
+            "--model-dir": "replicas read models when they start",
+        }[flag]
+        raise RequestError(flag, f"{why}; leave it out with --ray")
 
 
 def _stage_names(stages: list[str] | None, target: str | None) -> tuple[StageName, ...]:
@@ -231,14 +268,6 @@ def _check_stages(chosen: PolicyConfig, profile: Path | None) -> None:
     if POLICIES[chosen.policy].needs_sla:
         reason = f"`{chosen.policy}` predicts by a profile, which is of one model; name another"
         raise RequestError("--policy", reason)
-
-
-def _shown(engine: Engine) -> str:
-    """What is served, in words."""
-    through = "".join(
-        f"{each.model.name} (keeps {each.keep}) and " for each in engine.lineup.filters
-    )
-    return f"{through}{engine.model.name}, version {engine.model.version}"
 
 
 def feature_files(
@@ -343,38 +372,13 @@ def _policy(
     return chosen
 
 
-def _check_profile(chosen: PolicyConfig, found: object) -> None:
-    """Refuse a policy that looks ahead where there is nothing to predict with."""
-    from tailrank.core.errors import RequestError
-    from tailrank.scheduling.policies import POLICIES
-
-    if found is None and POLICIES[chosen.policy].needs_sla:
-        reason = f"missing; `{chosen.policy}` predicts by a table that tailrank profile writes"
-        raise RequestError("--profile", reason)
-
-
-def _fleet(
-    profile: Path | None,
-    tuned: TunedPoint | None,
-    model: ServedModel,
-    num_workers: int,
-    console: Console,
-) -> Fleet | None:
-    """Service times to predict with: those named, or those of the tuned point if they are its."""
-    from tailrank.core.errors import RequestError
-    from tailrank.core.fleet import Fleet
+def _times(profile: Path | None, tuned: TunedPoint | None, *, in_stages: bool) -> KnownTimes | None:
+    """Service times to predict with: those named, or else those of the tuned point."""
     from tailrank.core.service_time import ServiceTimeTable
+    from tailrank.serving.engine_setup import KnownTimes
 
-    if profile is None and tuned is None:
-        return None
     file = profile if profile is not None or tuned is None else tuned.profile
-    assert file is not None, "one of the two is there"
+    if file is None or in_stages:
+        return None
     table = ServiceTimeTable.load(file)
-    # Which queries were timed is part of a label; those of clients are not known beforehand.
-    if table.device.partition(" queries=")[0] == model.profile_label:
-        return Fleet.uniform(table, num_workers, model=model.name)
-    if profile is not None:
-        reason = f"{file} is of {table.device}; this model needs a profile of "
-        raise RequestError("--profile", reason + model.profile_label)
-    console.note(f"{file} is of {table.device}, not of this model: a few calls are timed instead")
-    return None
+    return KnownTimes(table=table, file=file, is_asked_for=profile is not None)

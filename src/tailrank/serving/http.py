@@ -92,10 +92,10 @@ def build_app(
             *(repository_http.routes(engine, limits, repository) if repository else ()),
             *queries,
         ],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: http_error},
     )
     app = _QueriesFirst(app, queries)
-    return app if token is None else _BearerToken(app, token)
+    return app if token is None else BearerToken(app, token)
 
 
 class _QueriesFirst:
@@ -121,13 +121,19 @@ class _QueriesFirst:
         await self._app(scope, receive, send)
 
 
-class _BearerToken:
-    """Lets those pass that bring the token; compares in constant time."""
+class BearerToken:
+    """Lets those pass that bring the token; compares in constant time.
+
+    Args:
+        app: answers them.
+        token: what they bring as `Authorization: Bearer …`.
+    """
 
     def __init__(self, app: ASGIApp, token: bytes) -> None:
         self._app, self._wanted = app, b"Bearer " + token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
         if scope["type"] == "http" and not _is_open(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, self._wanted):
@@ -142,6 +148,6 @@ def _is_open(path: str) -> bool:
     return path == _PAGE or path.startswith(_PROBES)
 
 
-async def _http_error(request: Request, error: Any) -> Response:
+async def http_error(request: Request, error: Any) -> Response:
     """Unknown path, or wrong method."""
     return json_answer({"error": {"reason": error.detail}}, error.status_code, error.headers)
