@@ -58,4 +58,8 @@ def test_models_that_are_no_parts_are_refused_before_training(
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1
+    # Before rows are read, which may take minutes.
+    no_data = ["train", "ncf", "--data", f"ncf:{tmp_path}/no-data", "--out", str(tmp_path / "out")]
+    assert main([*no_data, "--pretrained", f"{tmp_path}/gmf,{tmp_path}/nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

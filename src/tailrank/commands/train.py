@@ -142,6 +142,7 @@ def train(
     from tailrank.core.exit_codes import ExitCode
     from tailrank.core.files import check_output, locked_directory, replace_directory
     from tailrank.data.registry import DatasetName, open_dataset
+    from tailrank.inference.artifact import read_record
     from tailrank.models.memory import check_fits, format_bytes
     from tailrank.models.registry import sizes_from_text
     from tailrank.reporting.command_line import command_line
@@ -198,6 +199,8 @@ def train(
         ),
     )
     check_output(out, overwrite=overwrite or resume)
+    for part in recipe.pretrained:
+        read_record(Path(part))  # before rows are read: a wrong folder is told at once
     checkpoints = out.with_name(out.name + ".checkpoint")
     events = None if tensorboard is None else TensorBoardLog(tensorboard, resume=resume)
     console = Console(json=json, quiet=quiet)
