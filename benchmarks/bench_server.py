@@ -59,11 +59,14 @@ SLA_TEXT = "p99=20ms"
 WORKERS = 2
 LIGHT_ITEMS, LIGHT_QPS = 128, 100.0
 BINARY_ITEMS, BINARY_CONNECTIONS, BINARY_WARM_UP = 500, 4, 100
-# Where a search begins in the first round, queries/s; in the others, at what the last one found.
-FIRST_QPS = {"tailrank": 400.0, "fastapi": 40.0, "fastapi_tuned": 120.0}
+# Where a search begins in the first round, queries/s, and how long it goes on, s; in the others it
+# begins at what the last one found, or lower.
+FIRST_QPS = {"tailrank": 400.0, "fastapi": 20.0, "fastapi_tuned": 120.0}
+SEARCH_S = {"tailrank": 35.0, "fastapi": 80.0, "fastapi_tuned": 35.0}
 STEP, TOLERANCE = 1.3, 0.04
-# Enough to bound a p99 for certain, at any load.
+# Enough to bound a p99 for certain, at any load that brings them in such a time.
 QUERIES_MIN, QUERIES_QUICK = 1000, 450
+PROBE_S_MAX, PROBE_S_QUICK = 40.0, 12.0
 KILL_EVERY_S = 1.0
 _PEERS = Path(__file__).resolve().parent / "peers"
 
@@ -213,8 +216,7 @@ class ServerBench:
         tests = {who: self._test(self._server(who), is_ours=who == "tailrank") for who in FIRST_QPS}
         for number in range(1 if self._quick else 3):
             for who, test in tests.items():
-                seen = [qps for qps in self.found[who] if qps]
-                found = self._search(test, seen[-1] if seen else FIRST_QPS[who])
+                found = self._search(test, self._first_qps(who), SEARCH_S[who])
                 self.found[who].append(found.capacity_qps)
                 self._doubt(f"{who}, round {number + 1}", found.at, found.invalid_reasons)
         median = {who: statistics.median(each) for who, each in self.found.items()}
@@ -222,6 +224,12 @@ class ServerBench:
         for who, qps in median.items():
             if who != "tailrank" and qps:
                 self.metrics[f"capacity_over_{who}"] = median["tailrank"] / qps
+
+    def _first_qps(self, who: str) -> float:
+        """Where a search begins: what a round has found, or lower for each that found nothing."""
+        found = self.found[who]
+        passed = [qps for qps in found if qps]
+        return passed[-1] if passed else FIRST_QPS[who] / 2 ** len(found)
 
     def overload(self) -> None:
         """Twice the capacity."""
@@ -269,7 +277,8 @@ class ServerBench:
         """Ours, as it was found, or else found now; 0: it holds no load."""
         if not self.found["tailrank"]:
             test = self._test(self._server("tailrank"))
-            self.found["tailrank"].append(self._search(test, FIRST_QPS["tailrank"]).capacity_qps)
+            found = self._search(test, self._first_qps("tailrank"), SEARCH_S["tailrank"])
+            self.found["tailrank"].append(found.capacity_qps)
         capacity_qps = statistics.median(self.found["tailrank"])
         self.metrics["capacity_qps.tailrank"] = capacity_qps
         if not capacity_qps:
@@ -304,14 +313,16 @@ class ServerBench:
             target = Peer(url=target.url, host=target.host, port=target.port, described=described)
         return ServerLoadTest(target, settings, self._ids if by_id else None)
 
-    def _search(self, test: ServerLoadTest, first_qps: float) -> Capacity:
+    def _search(self, test: ServerLoadTest, first_qps: float, search_s: float) -> Capacity:
         """The capacity of one server."""
-        seconds, budget_s = (1.0, 4.0) if self._quick else (5.0, 35.0)
-        end_s = time.monotonic() + budget_s
+        seconds, least, most_s = (5.0, QUERIES_MIN, PROBE_S_MAX)
+        if self._quick:
+            seconds, least, most_s, search_s = 1.0, QUERIES_QUICK, PROBE_S_QUICK, 4.0
+        end_s = time.monotonic() + search_s
 
         def measure(sla: SLA, qps: float) -> Measurement:
-            least = QUERIES_QUICK if self._quick else QUERIES_MIN
-            return test.run(qps, num_queries=max(least, round(qps * seconds)))[0]
+            wanted = min(max(least, qps * seconds), qps * most_s)
+            return test.run(qps, num_queries=max(1, round(wanted)))[0]
 
         sla = test.settings.sla
         assert sla is not None
