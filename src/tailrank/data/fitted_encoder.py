@@ -105,6 +105,8 @@ def _table_encoder(spec: FeatureSpec, schema: Schema, fitted: TableFit) -> RowEn
             num_values=feature.buckets if feature.encode == "id" else None,
             known=_examples(feature, fitted),
             mean_length=fitted.pooling_factor[feature.name],
+            # Only a vocabulary has rare ones for it to learn from.
+            unknown_row=UNKNOWN_ID if feature.encode == "vocabulary" else MISSING_ID,
         )
     scale: dict[Side, NumberScale] = {}
     for side in SIDES:
@@ -197,7 +199,11 @@ def _criteo_encoder(spec: FeatureSpec, vocabulary: Vocabulary) -> RowEncoder:
             texts = [f"{value:08x}" for value in known]
             ids = _hexadecimal_ids(text_index(texts, (None, "")))
             sources[name] = CategoryColumn(
-                column=name, ids=ids, allowed=allowed, known=texts[:_EXAMPLES]
+                column=name,
+                ids=ids,
+                allowed=allowed,
+                known=texts[:_EXAMPLES],
+                unknown_row=UNKNOWN_ID,
             )
         else:
             number = place - NUM_CATEGORIES
@@ -206,6 +212,7 @@ def _criteo_encoder(spec: FeatureSpec, vocabulary: Vocabulary) -> RowEncoder:
                 column=integers[number],
                 ids=_bucket_ids(index),
                 allowed="a whole number of up to 18 digits, or null where it is missing",
+                unknown_row=UNKNOWN_ID,
             )
 
     def scale(raw_RN: Floats) -> NDArray[np.float32]:
@@ -253,6 +260,7 @@ def _adult_encoder(spec: FeatureSpec, fit: adult.AdultFit) -> RowEncoder:
             ids=text_ids(index),
             allowed=_A_CATEGORY,
             known=fit.known[name][:_EXAMPLES],
+            unknown_row=UNKNOWN_ID,
         )
     numbers = [
         name

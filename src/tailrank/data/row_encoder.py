@@ -80,6 +80,7 @@ class CategoryColumn:
         num_values: where it takes whole numbers from 0, how many.
         known: some of its categories, where those are texts.
         mean_length: values of a row on average.
+        unknown_row: the table row that training has for what it does not know; None: it has none.
     """
 
     column: str
@@ -92,6 +93,7 @@ class CategoryColumn:
     num_values: int | None = None
     known: Sequence[str] = ()
     mean_length: float = 1.0
+    unknown_row: int | None = None
 
     def read(self, rows: Rows) -> JaggedColumn:
         """The ids of all rows.
@@ -283,14 +285,23 @@ class RowEncoder:
         ids = [source.read(rows) for source in self._sparse[side]]
         return self._joined(side, dense_RN, ids)
 
-    def unknown(self, side: Side) -> SideFeatures:
-        """One row of whom nothing is known: zeros, empty lists, unknown categories."""
+    def without_unknown(self, side: Side) -> tuple[str, ...]:
+        """The columns of which the model has nothing for a value that it does not know."""
+        single = [source for source in self._sparse[side] if not source.is_list]
+        return tuple(source.column for source in single if source.unknown_row is None)
+
+    def unknown(self, side: Side) -> SideFeatures | None:
+        """One row of what training makes of unknown or missing values: categories, no lists, zeros.
+
+        None: of some of them it makes nothing, see `without_unknown`.
+        """
         if not self.columns[side]:
             return empty_side(1)
+        if self.without_unknown(side):
+            return None
         width = sum(source.width for source in self._dense[side])
-        # Vocabularies keep row 0 for what they do not know.
-        length_F = [0 if source.is_list else 1 for source in self._sparse[side]]
-        ids = [JaggedColumn(np.zeros(n, dtype=np.int64), np.array([n])) for n in length_F]
+        row_F = [() if source.is_list else (source.unknown_row,) for source in self._sparse[side]]
+        ids = [JaggedColumn(np.array(row, dtype=np.int64), np.array([len(row)])) for row in row_F]
         return self._joined(side, np.zeros((1, width), dtype=np.float32), ids)
 
     def _joined(

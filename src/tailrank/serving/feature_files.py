@@ -30,7 +30,7 @@ from tailrank.serving.feature_tables import FeatureTable
 from tailrank.serving.id_index import ARRAYS, Array, IdIndex, number_ids, text_ids, text_itemsize
 
 _RECORD_FILE = "table.json"
-_FORMAT = 2
+_FORMAT = 3
 _TEXT_BYTES_MAX = 255
 _DIGEST_DIGITS = 16
 _PIECE = 1 << 16
@@ -101,7 +101,8 @@ def _encode(
             arrays.append(name, array)
         arrays.append("offsets", np.zeros(1, dtype=np.int64))
         known = ((True, rows) for rows in _encoded(file, side, encoder))
-        for is_known, rows in chain(known, [(False, encoder.unknown(side))]):
+        unknown = encoder.unknown(side)
+        for is_known, rows in chain(known, [] if unknown is None else [(False, unknown)]):
             arrays.append("dense_RN", rows.dense_RN.numpy())
             arrays.append("values_L", rows.values_L.numpy().astype(id_type))
             arrays.append("offsets", rows.offsets[1:].numpy() + num_ids)
@@ -113,7 +114,12 @@ def _encode(
         if one_id_a_bag:
             arrays.drop("offsets")
     sizes = bag_sizes.pop() if len(bag_sizes) == 1 else None
-    record = {"seed": index.seed, "arrays": arrays.record, "bag_sizes": sizes}
+    record = {
+        "seed": index.seed,
+        "arrays": arrays.record,
+        "bag_sizes": sizes,
+        "without_unknown": encoder.without_unknown(side),
+    }
     replace_text(folder / _RECORD_FILE, json.dumps(record))
 
 
@@ -231,7 +237,12 @@ def _map(folder: Path, side: Side, num_sparse: int) -> FeatureTable:
         sizes = record["bag_sizes"]
         edges = None if sizes is None else np.cumsum([0, *sizes], dtype=np.int64)
         return FeatureTable(
-            side=side, index=index, num_sparse=num_sparse, bag_edges=edges, **arrays
+            side=side,
+            index=index,
+            num_sparse=num_sparse,
+            bag_edges=edges,
+            without_unknown=tuple(record["without_unknown"]),
+            **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(file, f"damaged ({error}); delete its folder") from None

@@ -31,12 +31,14 @@ class FeatureTable:
         side: which one.
         index: the rows of ids.
         num_sparse: F.
-        dense_RN: float32; here and below, the row after the last is that of unknown ids.
+        dense_RN: float32; here and below, the row after the last is that of unknown ids, if any.
         values_L: ids of all bags, as in `SideFeatures`, in any type of whole numbers.
         offsets: of those bags; None: there is one id in every bag.
         weights_L: as in `SideFeatures`.
         bag_edges: where each of a row's F bags begins in it, and the row's end, where these are the
             same for all rows but the one after the last; None: they are not.
+        without_unknown: columns of which the model has nothing for what is unknown; if there are
+            any, there is no row for unknown ids.
     """
 
     side: Side
@@ -47,6 +49,7 @@ class FeatureTable:
     offsets: Array | None = None
     weights_L: Array | None = None
     bag_edges: Ints | None = None
+    without_unknown: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -61,12 +64,13 @@ class FeatureTable:
         Args:
             ids: B >= 1 of them; an array holds whole numbers.
             field: what the request calls them, for errors.
-            default: give ids that are not known the default row: unknown categories, no ids in
-                lists, zeros.
+            default: give ids that are not known the default row, which is what training makes of
+                what it does not know: unknown categories, no ids in lists, zeros.
 
         Raises:
             ConfigError: an id is of another type than those of the table.
-            RequestError: there are unknown ones and they were not to have the default row.
+            RequestError: there are unknown ones; they were not to have the default row, or there is
+                none.
         """
         allowed, wanted = ("a text", str) if self.index.has_texts else ("a whole number", int)
         if isinstance(ids, np.ndarray) and self.index.has_texts:
@@ -78,12 +82,15 @@ class FeatureTable:
         found = self.index.find(ids)
         if found.known_L.all():
             return self._take_known(found.row_L)
-        if not default:
+        if not default or self.without_unknown:
             given = ids.tolist() if isinstance(ids, np.ndarray) else ids
             unknown = [given[place] for place in np.flatnonzero(~found.known_L).tolist()]
             named = ", ".join(ascii(one)[:40] for one in unknown[:_SHOWN_IDS])
             more = f" and {len(unknown) - _SHOWN_IDS} more" if len(unknown) > _SHOWN_IDS else ""
             otherwise = '"unknown_ids": "default" ranks them by the default row'
+            if self.without_unknown:
+                named_columns = ", ".join(self.without_unknown[:_SHOWN_IDS])
+                otherwise = f"there is no default row: the model knows no unknown {named_columns}"
             raise RequestError(field, f"not in the feature table: {named}{more}; {otherwise}")
         return self._take(np.where(found.known_L, found.row_L, self.num_rows))
 

@@ -108,6 +108,21 @@ def test_a_category_is_a_text_whatever_it_comes_as(tmp_path: Path) -> None:
     assert found == [known, known, known, missing, missing, unknown, unknown]
 
 
+def test_of_whom_nothing_is_known_is_what_training_makes_of_the_unknown(tmp_path: Path) -> None:
+    dataset = open_file(write_parquet(tmp_path / "t.parquet", make_rows()))
+    encoder = encoder_of(dataset, tmp_path / "model")
+    # No hash and no whole number is unknown: these are missing.
+    new = {"item": "never seen", "price": None, "rank": None, "tag": None, "hour": None}
+    nobody = {"user": "never seen", "age": None, "seen": []}
+    for side, row in (("item", new), ("user", nobody)):
+        assert encoder.without_unknown(side) == ()
+        found, wanted = encoder.unknown(side), encoder.side(rows_of(encoder, side, [row]))
+        assert found is not None
+        assert torch.equal(found.values_L, wanted.values_L)
+        assert torch.equal(found.offsets, wanted.offsets)
+        assert torch.equal(found.dense_RN, wanted.dense_RN)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [

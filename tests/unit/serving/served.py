@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tailrank.core.sla import SLA
-from tailrank.data.row_encoder import row_ids
-from tailrank.features import Feature, FeatureBatch, FeatureSpec, TableSpec
+from tailrank.data.row_encoder import CategoryColumn, RowEncoder, row_ids
+from tailrank.features import Feature, FeatureBatch, FeatureSpec, Side, TableSpec
 from tailrank.runtime.live import LiveConfig
 from tailrank.scheduling.policies import PolicyConfig
 from tailrank.serving.engine import Engine
@@ -31,6 +32,17 @@ SPEC = FeatureSpec(
         TableSpec(name="tag", num_embeddings=50, embedding_dim=4),
     ),
 )
+
+
+def row_ids_and_unknown(spec: FeatureSpec, mean_sides: frozenset[Side] = frozenset()) -> RowEncoder:
+    """`row_ids`, of a model that has row 0 of each table for what is unknown."""
+    columns = row_ids(spec).columns
+    sources = {}
+    for feature in spec.features:
+        source = columns[feature.side][feature.name]
+        is_category = isinstance(source, CategoryColumn)
+        sources[feature.name] = replace(source, unknown_row=0) if is_category else source
+    return RowEncoder(spec, sources, mean_sides=mean_sides)
 
 
 class PlainRanker:

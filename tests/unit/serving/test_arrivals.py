@@ -20,11 +20,16 @@ def test_bytes_that_lie_unread_came_when_they_were_sent() -> None:
         client = socket.create_connection(server.getsockname())
         taken, _ = server.accept()
     with closing(client), closing(taken):
-        before_ns = time.monotonic_ns()
-        client.sendall(b"asked")
-        after_ns = time.monotonic_ns()
-        threading.Event().wait(0.04)
-        came_ns = arrivals.came_ns(taken.fileno())
+        for _ in range(100):
+            before_ns = time.monotonic_ns()
+            client.sendall(b"asked")
+            after_ns = time.monotonic_ns()
+            threading.Event().wait(0.04)
+            came_ns = arrivals.came_ns(taken.fileno())
+            if came_ns < time.monotonic_ns() - TICK_NS:
+                break
+            # The first on this host to ask for stamps: the system begins with them in its own time.
+            assert taken.recv(100) == b"asked"
         # Never too early: nobody is told of a wait that was none.
         assert before_ns - 1_000_000 <= came_ns <= after_ns + 2 * TICK_NS
         assert came_ns < time.monotonic_ns() - TICK_NS

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.data.table_files import make_rows, open_file, write_parquet
 from tests.unit.data.test_fitted_encoder import encoder_of, rows_of
-from tests.unit.serving.served import SPEC
+from tests.unit.serving.served import SPEC, row_ids_and_unknown
 
 from tailrank.core.errors import ConfigError, DataError, RequestError
 from tailrank.data.row_encoder import RowEncoder, row_ids
@@ -76,7 +76,7 @@ def test_rows_of_one_length_are_copied_whole(
 ) -> None:
     # A row in four is shorter than the others.
     rows = [row | {"tags": [7, row["movie"]] if row["movie"] % 4 else []} for row in ITEMS]
-    encoder = row_ids(SPEC, mean)
+    encoder = row_ids_and_unknown(SPEC, mean)
     table = opened(tmp_path / "items.parquet", rows, encoder=encoder)
     found = table.features([rows[row]["id"] for row in chosen], "item_ids")
     assert_same(found, encoder.side(rows_of(encoder, "item", [rows[row] for row in chosen])))
@@ -135,11 +135,12 @@ def test_a_fitted_vocabulary_and_the_id_as_a_feature(tmp_path: Path) -> None:
 
 def test_one_id_in_every_bag_needs_no_offsets(tmp_path: Path) -> None:
     rows = [row | {"tags": [row["movie"] % 50]} for row in ITEMS]
-    encoder, path = row_ids(SPEC), tmp_path / "items.parquet"
+    path = tmp_path / "items.parquet"
+    encoder = row_ids_and_unknown(SPEC)
     rows[0]["tags"] = [1, 2]
-    assert opened(path, rows).offsets is not None
+    assert opened(path, rows, encoder=encoder).offsets is not None
     rows[0]["tags"] = [3]
-    table = opened(path, rows)
+    table = opened(path, rows, encoder=encoder)
     # The default row has no tag.
     assert table.offsets is not None
     spec = FeatureSpec(features=SPEC.features[2:3], tables=SPEC.tables)
@@ -171,8 +172,23 @@ def test_the_second_start_reads_what_the_first_wrote(tmp_path: Path) -> None:
         opened(path, ITEMS[:40])
 
 
+def test_without_a_row_for_the_unknown_there_is_no_default_row(tmp_path: Path) -> None:
+    for cache in ("fresh", "fresh", "other"):
+        table = opened(tmp_path / "items.parquet", ITEMS, cache=tmp_path / cache)
+        for default in (False, True):
+            reason = r"^item_ids: not in the .*: 'x1'; there is no default row: .* unknown movie$"
+            with pytest.raises(RequestError, match=reason):
+                table.features(["m7", "x1"], "item_ids", default=default)
+        assert table.features(["m0"], "item_ids", default=True).values_L.tolist() == [0]
+    # Of lists, and of numbers, nothing is known that way: they are empty, and 0.
+    users = [{"user": n, "age": float(n), "seen": [n]} for n in range(3)]
+    table = opened(tmp_path / "users.parquet", users, side="user")
+    nobody = table.features([9], "user_id", default=True)
+    assert (nobody.values_L.tolist(), nobody.dense_RN.tolist()) == ([], [[0.0]])
+
+
 def test_unknown_ids_are_named_or_have_the_default_row(tmp_path: Path) -> None:
-    table = opened(tmp_path / "items.parquet", ITEMS)
+    table = opened(tmp_path / "items.parquet", ITEMS, encoder=row_ids_and_unknown(SPEC))
     ids = ["m7", *(f"x{n}" for n in range(7)), "m0"]
     with pytest.raises(RequestError, match=r"^item_ids: not in the .*: 'x0', .*'x4' and 2 more"):
         table.features(ids, "item_ids")

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from starlette.testclient import TestClient
-from tests.unit.serving.served import SPEC, PlainRanker, engine_of, served
+from tests.unit.serving.served import SPEC, PlainRanker, engine_of, row_ids_and_unknown, served
 
 from tailrank.cli import main
 from tailrank.core.errors import RequestError
@@ -40,7 +40,8 @@ def files(folder: Path) -> list[FeatureFile]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     folder = tmp_path_factory.mktemp("tables")
-    (model,) = with_tables({str(folder / "model/"): served()}, files(folder), lambda line: None)
+    plain = replace(served(), encoder=row_ids_and_unknown(SPEC))
+    (model,) = with_tables({str(folder / "model/"): plain}, files(folder), lambda line: None)
     assert len(list((folder / "model.tables").iterdir())) == 2
     return model
 
@@ -174,6 +175,24 @@ def test_unknown_ids_are_refused_or_stand_for_nobody(client: TestClient) -> None
     items = [*features([ITEMS[1]]), nobody]
     plain = ranked(client, user={"age": 0.0, "seen": []}, items=items, item_ids=["m1", "new"])
     assert found == plain
+
+
+def test_a_model_of_table_rows_ranks_no_unknown_ids(tmp_path: Path) -> None:
+    (model,) = with_tables({str(tmp_path / "model/"): served()}, files(tmp_path), lambda line: None)
+    engine = engine_of(model)
+    engine.start()
+    with TestClient(build_app(engine), raise_server_exceptions=False) as client:
+        asked = {"item_ids": ["m1", "new"], "unknown_ids": "default"}
+        answer = client.post("/v1/rank", json=asked | {"user_id": 40})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["field"] == "item_ids"
+        assert "'new'; there is no default row" in answer.json()["error"]["reason"]
+        # A user of whom nothing is known has no list and zeros.
+        nobody = ranked(client, user_id=41, item_ids=["m1"], unknown_ids="default")
+        items = features([ITEMS[1]])
+        plain = ranked(client, user={"age": 0.0, "seen": []}, items=items, item_ids=["m1"])
+        assert nobody == plain
+    engine.drain()
 
 
 @pytest.mark.parametrize(
