@@ -95,14 +95,12 @@ def _encode(
     table_rows_max = max((table.num_embeddings for table in spec.tables), default=0)
     id_type = np.int32 if table_rows_max <= 1 << 31 else np.int64
     num_ids, one_id_a_bag = 0, True
-    bag_sizes: set[tuple[int, ...] | None] = set()
     with _ArrayWriter(folder) as arrays:
         for name, array in index.arrays().items():
             arrays.append(name, array)
         arrays.append("offsets", np.zeros(1, dtype=np.int64))
-        known = ((True, rows) for rows in _encoded(file, side, encoder))
         unknown = encoder.unknown(side)
-        for is_known, rows in chain(known, [] if unknown is None else [(False, unknown)]):
+        for rows in chain(_encoded(file, side, encoder), [] if unknown is None else [unknown]):
             arrays.append("dense_RN", rows.dense_RN.numpy())
             arrays.append("values_L", rows.values_L.numpy().astype(id_type))
             arrays.append("offsets", rows.offsets[1:].numpy() + num_ids)
@@ -110,23 +108,14 @@ def _encode(
                 arrays.append("weights_L", rows.weights_L.numpy())
             num_ids += rows.num_ids
             one_id_a_bag &= bool((rows.offsets.diff() == 1).all())
-            bag_sizes |= {_bag_sizes(rows)} if is_known else set()
         if one_id_a_bag:
             arrays.drop("offsets")
-    sizes = bag_sizes.pop() if len(bag_sizes) == 1 else None
     record = {
         "seed": index.seed,
         "arrays": arrays.record,
-        "bag_sizes": sizes,
         "without_unknown": encoder.without_unknown(side),
     }
     replace_text(folder / _RECORD_FILE, json.dumps(record))
-
-
-def _bag_sizes(rows: SideFeatures) -> tuple[int, ...] | None:
-    """Ids in each bag of a row; None: they are not the same in all rows."""
-    size_RF = rows.offsets.diff().view(rows.num_rows, -1)
-    return tuple(size_RF[0].tolist()) if bool((size_RF == size_RF[0]).all()) else None
 
 
 def _read_ids(file: TableFile, column: str) -> Array:
@@ -234,13 +223,10 @@ def _map(folder: Path, side: Side, num_sparse: int) -> FeatureTable:
         record = json.loads(file.read_text())
         arrays = _mapped(folder, record["arrays"])
         index = IdIndex(seed=record["seed"], **{name: arrays.pop(name) for name in ARRAYS})
-        sizes = record["bag_sizes"]
-        edges = None if sizes is None else np.cumsum([0, *sizes], dtype=np.int64)
         return FeatureTable(
             side=side,
             index=index,
             num_sparse=num_sparse,
-            bag_edges=edges,
             without_unknown=tuple(record["without_unknown"]),
             **arrays,
         )

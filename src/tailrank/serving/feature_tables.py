@@ -1,7 +1,7 @@
 """Features of known users and items, so that a request brings their ids only.
 
-Rows are looked up by id and joined into one side of a batch without a Python loop. Knows no
-protocol; `feature_files` makes the arrays and maps them.
+Rows are looked up by id and joined into one side of a batch without a Python loop, in native calls
+where there are native kernels. Knows no protocol; `feature_files` makes the arrays and maps them.
 
 Legend: R rows of a table, B rows asked for, F sparse features of the side, N dense width, L ids.
 """
@@ -9,7 +9,7 @@ Legend: R rows of a table, B rows asked for, F sparse features of the side, N de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from tailrank.core.errors import ConfigError, RequestError
 from tailrank.data.jagged import Ints, range_indices
 from tailrank.features import Side, SideFeatures
+from tailrank.kernels.feature_rows import RowCopier, is_available
 from tailrank.serving.id_index import Array, IdIndex
 
 _SHOWN_IDS = 5
@@ -35,8 +36,6 @@ class FeatureTable:
         values_L: ids of all bags, as in `SideFeatures`, in any type of whole numbers.
         offsets: of those bags; None: there is one id in every bag.
         weights_L: as in `SideFeatures`.
-        bag_edges: where each of a row's F bags begins in it, and the row's end, where these are the
-            same for all rows but the one after the last; None: they are not.
         without_unknown: columns of which the model has nothing for what is unknown; if there are
             any, there is no row for unknown ids.
     """
@@ -48,8 +47,15 @@ class FeatureTable:
     values_L: Array
     offsets: Array | None = None
     weights_L: Array | None = None
-    bag_edges: Ints | None = None
     without_unknown: tuple[str, ...] = ()
+    _copy: RowCopier | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        copy = None
+        if is_available() and self.values_L.dtype in (np.int32, np.int64):
+            arrays = self.dense_RN, self.values_L, self.offsets, self.weights_L
+            copy = RowCopier(*arrays, self.num_sparse)
+        object.__setattr__(self, "_copy", copy)
 
     @property
     def num_rows(self) -> int:
@@ -81,7 +87,7 @@ class FeatureTable:
             raise ConfigError(where, ids[place], f"{allowed}, as in the feature table")
         found = self.index.find(ids)
         if found.known_L.all():
-            return self._take_known(found.row_L)
+            return self._take(found.row_L)
         if not default or self.without_unknown:
             given = ids.tolist() if isinstance(ids, np.ndarray) else ids
             unknown = [given[place] for place in np.flatnonzero(~found.known_L).tolist()]
@@ -94,37 +100,13 @@ class FeatureTable:
             raise RequestError(field, f"not in the feature table: {named}{more}; {otherwise}")
         return self._take(np.where(found.known_L, found.row_L, self.num_rows))
 
-    def _take_known(self, row_B: Ints) -> SideFeatures:
-        """The features of some rows, none of them the default row."""
-        if self.bag_edges is not None:
-            return self._take_blocks(row_B, self.bag_edges)
-        if len(row_B) == 1 and self.offsets is not None and self.weights_L is None:
-            first = int(row_B[0]) * self.num_sparse
-            edge_F = self.offsets[first : first + self.num_sparse + 1]
-            values_L = self.values_L[edge_F[0] : edge_F[-1]]
-            return self._side(row_B, values_L, edge_F - edge_F[0])
-        return self._take(row_B)
-
-    def _take_blocks(self, row_B: Ints, edges: Ints) -> SideFeatures:
-        """The features of some rows whose bags begin at these places of a row; the last: its end.
-
-        Rows are then the lines of a matrix, which takes a quarter of the time of runs.
-        """
-        num_rows, num_sparse, length = self.num_rows, self.num_sparse, int(edges[-1])
-
-        def lines(array_L: Array) -> Array:
-            block_RK = array_L[: num_rows * length].reshape(num_rows, length)
-            return block_RK.take(row_B, axis=0).reshape(-1)
-
-        offsets = np.empty(len(row_B) * num_sparse + 1, dtype=np.int64)
-        start_B = np.arange(len(row_B)) * length
-        np.add(start_B[:, None], edges[:-1], out=offsets[:-1].reshape(-1, num_sparse))
-        offsets[-1] = len(row_B) * length
-        weights = None if self.weights_L is None else torch.from_numpy(lines(self.weights_L))
-        return self._side(row_B, lines(self.values_L), offsets, weights)
-
     def _take(self, row_B: Ints) -> SideFeatures:
         """The features of some rows."""
+        if self._copy is not None:
+            dense_BN, values, offsets_G, weights = self._copy(row_B)
+            return SideFeatures(
+                dense_RN=dense_BN, values_L=values, offsets=offsets_G, weights_L=weights
+            )
         num_sparse, weights_L = self.num_sparse, self.weights_L
         if self.offsets is None:
             position_L = (row_B[:, None] * num_sparse + np.arange(num_sparse)).reshape(-1)

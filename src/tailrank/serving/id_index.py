@@ -10,13 +10,14 @@ Legend: R ids of the index, L ids asked for, W words of 64 bits that a text take
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tailrank.data.jagged import Ints
+from tailrank.kernels.feature_rows import IdFinder, is_available
 
 Array = NDArray[Any]
 ARRAYS = ("ids_R", "hash_R", "row_R", "directory")
@@ -55,6 +56,11 @@ class IdIndex:
     row_R: Array
     directory: Array
     seed: int
+    _finder: IdFinder | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        finder = IdFinder(**self.arrays(), seed=self.seed) if is_available() else None
+        object.__setattr__(self, "_finder", finder)
 
     @classmethod
     def build(cls, ids_R: Array) -> IdIndex:
@@ -102,6 +108,17 @@ class IdIndex:
             asked_L, possible_L = text_ids(ids, self.ids_R.dtype.itemsize)
         else:
             asked_L, possible_L = number_ids(ids)
+        if self._finder is not None:
+            row_L = self._finder(asked_L)
+            known_L = row_L >= 0
+        else:
+            row_L, known_L = self._find(asked_L)
+        if possible_L is not None:
+            known_L &= possible_L
+        return Found(row_L, known_L)
+
+    def _find(self, asked_L: Array) -> tuple[Ints, NDArray[np.bool_]]:
+        """`find` in NumPy, of ids as the index has them."""
         hash_L = _hash(asked_L, self.seed)
         bits = np.uint64(len(self.directory).bit_length() - 1)
         place_L = self.directory[hash_L >> (np.uint64(64) - bits)].astype(np.int64)
@@ -111,10 +128,7 @@ class IdIndex:
             step_L = step_L[self.hash_R[place_L[step_L]] < hash_L[step_L]]
         # The hash after the last one stands for no id.
         place_L = np.minimum(place_L, len(self.ids_R) - 1)
-        known_L = self.ids_R[place_L] == asked_L
-        if possible_L is not None:
-            known_L &= possible_L
-        return Found(self.row_R[place_L].astype(np.int64), known_L)
+        return self.row_R[place_L].astype(np.int64), self.ids_R[place_L] == asked_L
 
 
 def number_ids(ids: Sequence[int] | Array) -> tuple[Array, NDArray[np.bool_] | None]:

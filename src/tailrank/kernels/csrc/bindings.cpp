@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 
 #include "dense_binding.h"
+#include "feature_rows_binding.h"
 #include "isa.h"
 #include "lookup_binding.h"
 #include "sparse_binding.h"
@@ -22,4 +23,5 @@ NB_MODULE(_native, module) {
   tailrank::bind_lookup(module);
   tailrank::bind_dense(module);
   tailrank::bind_sparse_update(module);
+  tailrank::bind_feature_rows(module);
 }
