@@ -16,8 +16,10 @@ import torch
 
 from tailrank.core.errors import RequestError, TailrankError
 from tailrank.data.dataset import empty_side
+from tailrank.data.jagged import Ints
 from tailrank.data.row_encoder import Rows
 from tailrank.features import FeatureBatch, Side, SideFeatures
+from tailrank.serving.feature_tables import FeatureTable
 from tailrank.serving.id_index import Array
 from tailrank.serving.model import ServedModel
 
@@ -43,6 +45,35 @@ class Ids(NamedTuple):
         return len(self.ids)
 
 
+class FoundItems(NamedTuple):
+    """A user and candidates that were found in a table, whose features are still to be copied.
+
+    Whoever ranks them copies them, just before: they are then in that core's cache.
+
+    Args:
+        user: one row.
+        table: of the candidates.
+        row_B: their rows.
+    """
+
+    user: SideFeatures
+    table: FeatureTable
+    row_B: Ints
+
+    @property
+    def num_items(self) -> int:
+        """Candidates."""
+        return len(self.row_B)
+
+    def items(self, first: int, count: int) -> FeatureBatch:
+        """What a model reads of candidates `[first, first + count)`."""
+        return FeatureBatch(
+            user=self.user,
+            item=self.table.take(self.row_B[first : first + count]),
+            item_to_user_B=torch.zeros(count, dtype=torch.int64),
+        )
+
+
 class Candidates(NamedTuple):
     """One user and its candidates.
 
@@ -60,7 +91,14 @@ class Candidates(NamedTuple):
         return self.items.num_rows
 
     def features(self, model: ServedModel, places: Sequence[int] | None = None) -> FeatureBatch:
-        """What a model reads of them.
+        """What a model reads of them; see `found`."""
+        found = self.found(model, places)
+        return found if isinstance(found, FeatureBatch) else found.items(0, found.num_items)
+
+    def found(
+        self, model: ServedModel, places: Sequence[int] | None = None
+    ) -> FeatureBatch | FoundItems:
+        """What a model reads of them, or where it is: all that can be wrong with them is checked.
 
         Args:
             model: which.
@@ -71,6 +109,10 @@ class Candidates(NamedTuple):
             RequestError: an id is unknown; or, of chosen candidates, a value is not allowed.
         """
         items = self.items if places is None else _chosen(self.items, places)
+        if isinstance(items, Ids) and (table := model.tables.get("item")) is not None:
+            user = _side(self.user, model)
+            row_B = table.rows(items.ids, items.field, default=items.default)
+            return FoundItems(user, table, row_B)
         return FeatureBatch(
             user=_side(self.user, model),
             item=_side(items, model),

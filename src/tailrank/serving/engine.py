@@ -126,7 +126,7 @@ class Engine:
             raised.
 
         Raises:
-            ConfigError, RequestError: see `Candidates.features`.
+            ConfigError, RequestError: see `Candidates.found`.
             Overloaded: the answer would come too late, or too much is open.
             ServingError: the engine is draining or has died.
         """
@@ -174,7 +174,7 @@ class Engine:
             now_ns = self._inbox.now_ns()
             came_ns = now_ns - waited_ns
         try:
-            features = asked if isinstance(asked, FeatureBatch) else asked.features(model)
+            features = asked if isinstance(asked, FeatureBatch) else asked.found(model)
             if cascade is not None:
                 cascade.began_ns, cascade.limit_ns = came_ns, came_ns + limit_ns
             expected_ns = now_ns + round(work.expected_ns)

@@ -78,6 +78,10 @@ class FeatureTable:
             RequestError: there are unknown ones; they were not to have the default row, or there is
                 none.
         """
+        return self.take(self.rows(ids, field, default=default))
+
+    def rows(self, ids: Sequence[Any] | Array, field: str, *, default: bool = False) -> Ints:
+        """The rows of ids, in their order; see `features`."""
         allowed, wanted = ("a text", str) if self.index.has_texts else ("a whole number", int)
         if isinstance(ids, np.ndarray) and self.index.has_texts:
             ids = ids.tolist()
@@ -87,7 +91,7 @@ class FeatureTable:
             raise ConfigError(where, ids[place], f"{allowed}, as in the feature table")
         found = self.index.find(ids)
         if found.known_L.all():
-            return self._take(found.row_L)
+            return found.row_L
         if not default or self.without_unknown:
             given = ids.tolist() if isinstance(ids, np.ndarray) else ids
             unknown = [given[place] for place in np.flatnonzero(~found.known_L).tolist()]
@@ -98,10 +102,10 @@ class FeatureTable:
                 named_columns = ", ".join(self.without_unknown[:_SHOWN_IDS])
                 otherwise = f"there is no default row: the model knows no unknown {named_columns}"
             raise RequestError(field, f"not in the feature table: {named}{more}; {otherwise}")
-        return self._take(np.where(found.known_L, found.row_L, self.num_rows))
+        return np.where(found.known_L, found.row_L, self.num_rows)
 
-    def _take(self, row_B: Ints) -> SideFeatures:
-        """The features of some rows."""
+    def take(self, row_B: Ints) -> SideFeatures:
+        """The features of some rows, as `rows` gives them."""
         if self._copy is not None:
             dense_BN, values, offsets_G, weights = self._copy(row_B)
             return SideFeatures(

@@ -20,6 +20,7 @@ from tailrank.core.query import Batch, BatchPart, Query
 from tailrank.features import FeatureBatch
 from tailrank.runtime.record import QueryOutcome, QueryRecord
 from tailrank.serving.admission import OpenWork
+from tailrank.serving.candidates import FoundItems
 from tailrank.serving.model import ServedModel
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Asked(NamedTuple):
 
     Args:
         model: that ranks it.
-        features: of its user and items.
+        features: of its user and items, or where they are.
         future: takes the answer.
         work: what it still costs.
         lineup: the models that served when it came, of which `model` is one.
@@ -77,7 +78,7 @@ class Asked(NamedTuple):
     """
 
     model: ServedModel
-    features: FeatureBatch
+    features: FeatureBatch | FoundItems
     future: Future[Ranked]
     work: OpenWork
     lineup: Lineup
@@ -104,7 +105,7 @@ def rank_batch(batch: Batch) -> Sequence[object]:
 def _features(part: BatchPart) -> FeatureBatch:
     """The features of a part."""
     features = asked_of(part.query).features
-    if part.num_items == part.query.num_items:
+    if isinstance(features, FeatureBatch) and part.num_items == part.query.num_items:
         return features
     return features.items(part.first_item, part.num_items)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tailrank.core.errors import ConfigError
 from tailrank.features import FeatureBatch
 from tailrank.inference.cascade import best_items
-from tailrank.serving.candidates import Candidates
+from tailrank.serving.candidates import Candidates, FoundItems
 from tailrank.serving.model import ServedModel
 from tailrank.serving.ranking import Ranked, StageTiming, Timing
 
@@ -72,13 +72,13 @@ class Cascade:
         return self.filters[0].model if self.filters else self.model
 
     @property
-    def features(self) -> FeatureBatch:
-        """What it reads.
+    def features(self) -> FeatureBatch | FoundItems:
+        """What it reads, or where that is.
 
         Raises:
-            ConfigError, RequestError: see `Candidates.features`.
+            ConfigError, RequestError: see `Candidates.found`.
         """
-        return self.candidates.features(self.now_asked, self.places)
+        return self.candidates.found(self.now_asked, self.places)
 
     def sizes(self) -> Iterator[int]:
         """Items of each filter, and then of the model."""

@@ -103,8 +103,10 @@ def candidates_of(
         RequestError: a tensor is unknown or missing, or there are too many candidates.
         ConfigError: a tensor has another shape.
     """
-    sources = sources_of(model)
     ids = _ids(tensors, model, limits, unknown_default)
+    if len(ids) == len(tensors) == len(SIDES):
+        return Candidates(ids["user"], ids["item"])
+    sources = sources_of(model)
     _refuse_unknown(tensors, sources, model)
     columns: dict[Side, dict[str, Column]] = {side: {} for side in SIDES}
     num_rows: dict[Side, int | None] = {"user": 1, "item": None}
