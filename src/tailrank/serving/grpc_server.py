@@ -42,6 +42,9 @@ _IDENTITY_ONLY = 1
 # not say since when: as many as would be late anyway it is told to cancel.
 _CALL_NS = 1_000_000
 _PENDING_MIN, _PENDING_MAX = 32, 3000
+# The library takes one call after another, each in some three looks of the loop. With more of them
+# than queries have turns, those that are too many wait here, where it is known for how long.
+_LOOKS = 10
 _CAME_NS: ContextVar[int] = ContextVar("came_ns")
 Method = Callable[[Any, "grpc.aio.ServicerContext"], Awaitable[Any]]
 Handler = Callable[[AsyncIterator[bytes], "grpc.aio.ServicerContext"], Awaitable[bytes]]
@@ -129,7 +132,7 @@ class InferenceService:
 
     engine: Engine
     limits: RequestLimits
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns = field(default_factory=lambda: Turns(_LOOKS))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """All of them, as a server takes them."""

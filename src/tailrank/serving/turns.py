@@ -11,14 +11,24 @@ import asyncio
 
 
 class Turns:
-    """Queries wait here in the order in which they came; `async with` has no `await` inside."""
+    """Queries wait here in the order in which they came; `async with` has no `await` inside.
 
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+    Args:
+        looks: how often the loop looks around between two of them.
+    """
+
+    def __init__(self, looks: int = 1) -> None:
+        self._lock, self._looks = asyncio.Lock(), looks
 
     async def __aenter__(self) -> None:
         await self._lock.acquire()
 
     async def __aexit__(self, *raised: object) -> None:
         # Not now: the loop first looks what is ready and what has come.
-        asyncio.get_running_loop().call_soon(self._lock.release)
+        self._look(self._looks)
+
+    def _look(self, looks: int) -> None:
+        if looks:
+            asyncio.get_running_loop().call_soon(self._look, looks - 1)
+        else:
+            self._lock.release()

@@ -461,6 +461,27 @@ def test_no_more_calls_wait_for_a_busy_loop_than_could_be_in_time(monkeypatch) -
     assert set(codes) <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK, late}
 
 
+def test_overload_without_deadlines_is_refused_with_a_hint_and_nothing_is_lost() -> None:
+    ranker = PlainRanker()
+    # Four such queries fill the queue.
+    engine = engine_of(served(ranker), queue_items_max=4 * len(COLUMNS["movie"]))
+    engine.start()
+    message = asked().SerializeToString()
+    with grpc_listening(engine) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ranker.go.clear()
+        calls = [infer(channel).future(message) for _ in range(30)]
+        while sum(call.done() for call in calls) < 26:
+            threading.Event().wait(0.001)
+        refused = [call for call in calls if call.done()]
+        ranker.go.set()
+        assert len([call.result(30) for call in calls if call not in refused]) == 4
+    engine.drain()
+    for call in refused:
+        assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(call.trailing_metadata()).keys() >= {"retry-after", "grpc-retry-pushback-ms"}
+    assert engine.stats.shed == {"queue_full": 26}
+
+
 def test_a_port_that_somebody_has_is_refused(port: int) -> None:
     with (
         pytest.raises(RequestError, match=f"--grpc-port: cannot listen on 127.0.0.1:{port}"),
