@@ -1,4 +1,4 @@
-"""`tailrank serve` beside FastAPI with eager PyTorch, and what the way over the wire costs.
+"""`tailrank serve` beside FastAPI and Ray Serve with eager PyTorch, and what the wire costs.
 
 All serve what `server_case.py` says and are asked by the client of `tailrank loadtest`, one process
 that shares the cores with the server and goes before it where both want one. Servers take turns.
@@ -12,6 +12,8 @@ capacity  the largest load of production sizes, by ids over JSON, whose p99 is w
 overload  at twice that: what is answered in time, how fast, and what memory grows by
 kill      one worker process after another is killed under half of that: queries lost, and the
           longest time until all were there again
+
+Ray Serve is measured where Ray is installed: .venv/bin/pip install 'ray[serve]>=2.60,<3'
 
     python benchmarks/bench_server.py [--quick] [--only PART …] [--json PATH]
 """
@@ -61,8 +63,10 @@ LIGHT_ITEMS, LIGHT_QPS = 128, 100.0
 BINARY_ITEMS, BINARY_CONNECTIONS, BINARY_WARM_UP = 500, 4, 100
 # Where a search begins in the first round, queries/s, and how long it goes on, s; in the others it
 # begins at what the last one found, or lower.
-FIRST_QPS = {"tailrank": 400.0, "fastapi": 20.0, "fastapi_tuned": 120.0}
-SEARCH_S = {"tailrank": 35.0, "fastapi": 80.0, "fastapi_tuned": 35.0}
+FIRST_QPS = {"tailrank": 400.0, "fastapi": 20.0, "fastapi_tuned": 120.0, "ray_serve": 20.0}
+SEARCH_S = {"tailrank": 35.0, "fastapi": 80.0, "fastapi_tuned": 35.0, "ray_serve": 80.0}
+# Its dozen processes take a tenth of a core when nobody asks: it runs in its own turns only.
+RAY_SERVE, RAY_WARM_UP = "ray_serve", 60
 STEP, TOLERANCE = 1.3, 0.04
 # Enough to bound a p99 for certain, at any load that brings them in such a time.
 QUERIES_MIN, QUERIES_QUICK = 1000, 450
@@ -116,7 +120,7 @@ def main() -> None:
             "load_average_before": load_average,
             "peer_versions": {
                 name: version(name)
-                for name in ("fastapi", "uvicorn", "pydantic")
+                for name in ("fastapi", "uvicorn", "pydantic", "ray")
                 if find_spec(name) is not None
             },
             "rounds": bench.found,
@@ -156,7 +160,9 @@ class ServerBench:
         self._ids = {side: read_ids(path, side) for side, path in files.items()}
         self.metrics: dict[str, float] = {}
         self.reasons: list[str] = []
-        self.found: dict[str, list[float]] = {who: [] for who in FIRST_QPS}
+        self.found: dict[str, list[float]] = {
+            who: [] for who in FIRST_QPS if who != RAY_SERVE or find_spec("ray") is not None
+        }
 
     def overhead(self) -> None:
         """One query at a time, over the wire and without it."""
@@ -213,11 +219,21 @@ class ServerBench:
 
     def capacity(self) -> None:
         """What each server holds inside the SLA, in turns."""
-        tests = {who: self._test(self._server(who), is_ours=who == "tailrank") for who in FIRST_QPS}
+        tests = {
+            who: self._test(self._server(who), is_ours=who == "tailrank")
+            for who in self.found
+            if who != RAY_SERVE
+        }
         for number in range(1 if self._quick else 3):
-            for who, test in tests.items():
-                found = self._search(test, self._first_qps(who), SEARCH_S[who])
-                self.found[who].append(found.capacity_qps)
+            for who, rounds in self.found.items():
+                if who == RAY_SERVE:
+                    with serving(self._peer(who)) as server:
+                        test = self._test(server, is_ours=False)
+                        test.run(FIRST_QPS[who], num_queries=RAY_WARM_UP)
+                        found = self._search(test, self._first_qps(who), SEARCH_S[who])
+                else:
+                    found = self._search(tests[who], self._first_qps(who), SEARCH_S[who])
+                rounds.append(found.capacity_qps)
                 self._doubt(f"{who}, round {number + 1}", found.at, found.invalid_reasons)
         median = {who: statistics.median(each) for who, each in self.found.items()}
         self.metrics |= {f"capacity_qps.{who}": qps for who, qps in median.items()}
@@ -298,9 +314,12 @@ class ServerBench:
             if self._ours is None:
                 self._ours = self._servers.enter_context(self._tailrank("--sla", SLA_TEXT))
             return self._ours
+        return self._servers.enter_context(serving(self._peer(who)))
+
+    def _peer(self, who: str) -> list[str]:
+        """What Python is told to be a peer."""
         files = {f"--{side}s": str(path) for side, path in self._files.items()}
-        words = [str(_PEERS / f"{who}_server.py"), *chain.from_iterable(files.items())]
-        return self._servers.enter_context(serving(words))
+        return [str(_PEERS / f"{who}_server.py"), *chain.from_iterable(files.items())]
 
     def _test(
         self, server: ServerProcess, *, is_ours: bool = True, by_id: bool = True, **load: Any

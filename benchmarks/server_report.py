@@ -37,7 +37,8 @@ def lines_of(result: Result, path: Path) -> list[str]:
         f"{config['preset']} with {config['user_tables']} tables of users, scale "
         f"{config['scale']:g}, {config['workers']} workers. Settings, host: "
         f"[{path.name}]({path.name}); names: [docs/results.md](../../docs/results.md). "
-        f"Load average before: {config['load_average_before'][0]:.1f}. Not measured: Ray Serve.",
+        f"Load average before: {config['load_average_before'][0]:.1f}."
+        + ("" if "ray_serve" in config["rounds"] else " Not measured: Ray Serve."),
         *(f"**Not valid**: {reason}." for reason in result.validity.reasons),
         "",
         *table(("", "aim", "measured", ""), aim_rows(metrics, SLA.parse(config["sla"]))),

@@ -98,15 +98,25 @@ class EagerServer:
 
     def rank(self, user_id: int, item_ids: Sequence[int]) -> dict[str, Any]:
         """All items with their scores, best first."""
+        return self.rank_many([(user_id, item_ids)])[0]
+
+    def rank_many(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[dict[str, Any]]:
+        """The same for several users and their items, in one call of the model."""
+        sizes = torch.tensor([len(item_ids) for _, item_ids in asked])
         batch = FeatureBatch(
-            user=self._users.features([user_id]),
-            item=self._items.features(item_ids),
-            item_to_user_B=torch.zeros(len(item_ids), dtype=torch.int64),
+            user=self._users.features([user_id for user_id, _ in asked]),
+            item=self._items.features([each for _, item_ids in asked for each in item_ids]),
+            item_to_user_B=torch.arange(len(asked)).repeat_interleave(sizes),
         )
         scores_B = self._model.rank(self._model.split(batch))
-        best = torch.sort(scores_B, descending=True)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return {"items": [{"id": item_ids[place], "score": score} for place, score in pairs]}
+        answers = []
+        for (_, item_ids), scores in zip(asked, scores_B.split(sizes.tolist()), strict=True):
+            best = torch.sort(scores, descending=True)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            answers.append(
+                {"items": [{"id": item_ids[place], "score": score} for place, score in pairs]}
+            )
+        return answers
 
 
 def arguments_of(description: str | None) -> argparse.Namespace:
