@@ -11,6 +11,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -20,6 +22,7 @@ from starlette.responses import Response
 
 from tailrank.core.errors import ConfigError, Overloaded, RequestError, ServingError, SwapUnderWay
 from tailrank.serving.rank_request import RequestLimits, fault, fault_text
+from tailrank.serving.ranking import Ranked
 
 CAME_NS = "tailrank.came_ns"
 """In the state of a request: when it came, by `time.monotonic_ns`."""
@@ -98,6 +101,32 @@ async def read_body(request: Request, limits: RequestLimits) -> bytes:
         reason = f"the body did not arrive within {limits.body_seconds_max:g} s"
         raise HTTPException(408, reason) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def ranked_by(future: Future[Ranked]) -> Ranked:
+    """What an engine answers; `asyncio.wrap_future` takes the loop twice as long.
+
+    Raises:
+        Exception: what the future fails with.
+    """
+    loop = asyncio.get_running_loop()
+    answered = loop.create_future()
+
+    def tell(future: Future[Ranked]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(wake)
+
+    def wake() -> None:
+        if not answered.done():
+            answered.set_result(None)
+
+    future.add_done_callback(tell)
+    try:
+        await answered
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    return future.result()
 
 
 def waited_ns(request: Request) -> int:

@@ -45,6 +45,22 @@ class Ids(NamedTuple):
         return len(self.ids)
 
 
+class FoundRows(NamedTuple):
+    """Rows of a table whose features are still to be copied.
+
+    Args:
+        table: that has them.
+        row_R: which.
+    """
+
+    table: FeatureTable
+    row_R: Ints
+
+    def rows(self, first: int, count: int) -> SideFeatures:
+        """The features of rows `[first, first + count)`."""
+        return self.table.take(self.row_R[first : first + count])
+
+
 class FoundItems(NamedTuple):
     """A user and candidates that were found in a table, whose features are still to be copied.
 
@@ -52,24 +68,22 @@ class FoundItems(NamedTuple):
 
     Args:
         user: one row.
-        table: of the candidates.
-        row_B: their rows.
+        item: the candidates.
     """
 
-    user: SideFeatures
-    table: FeatureTable
-    row_B: Ints
+    user: SideFeatures | FoundRows
+    item: FoundRows
 
     @property
     def num_items(self) -> int:
         """Candidates."""
-        return len(self.row_B)
+        return len(self.item.row_R)
 
     def items(self, first: int, count: int) -> FeatureBatch:
         """What a model reads of candidates `[first, first + count)`."""
         return FeatureBatch(
-            user=self.user,
-            item=self.table.take(self.row_B[first : first + count]),
+            user=self.user.rows(0, 1) if isinstance(self.user, FoundRows) else self.user,
+            item=self.item.rows(first, count),
             item_to_user_B=torch.zeros(count, dtype=torch.int64),
         )
 
@@ -109,24 +123,23 @@ class Candidates(NamedTuple):
             RequestError: an id is unknown; or, of chosen candidates, a value is not allowed.
         """
         items = self.items if places is None else _chosen(self.items, places)
-        if isinstance(items, Ids) and (table := model.tables.get("item")) is not None:
-            user = _side(self.user, model)
-            row_B = table.rows(items.ids, items.field, default=items.default)
-            return FoundItems(user, table, row_B)
+        user, item = _side(self.user, model), _side(items, model)
+        if isinstance(item, FoundRows):
+            return FoundItems(user, item)
         return FeatureBatch(
-            user=_side(self.user, model),
-            item=_side(items, model),
+            user=user.rows(0, 1) if isinstance(user, FoundRows) else user,
+            item=item,
             item_to_user_B=torch.zeros(items.num_rows, dtype=torch.int64),
         )
 
 
-def _side(rows: Rows | Ids, model: ServedModel) -> SideFeatures:
+def _side(rows: Rows | Ids, model: ServedModel) -> SideFeatures | FoundRows:
     if isinstance(rows, Rows):
         return model.encoder.side(rows)
     table = model.tables.get(rows.side)
     if table is None:  # then the model has no features of that side
         return empty_side(rows.num_rows)
-    return table.features(rows.ids, rows.field, default=rows.default)
+    return FoundRows(table, table.rows(rows.ids, rows.field, default=rows.default))
 
 
 def _chosen(rows: Rows | Ids, places: Sequence[int]) -> Rows | Ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrank.serving import live_page, open_inference_http, repository_http
-from tailrank.serving.answers import answered, json_answer, read_body, waited_ns
+from tailrank.serving.answers import answered, json_answer, ranked_by, read_body, waited_ns
 from tailrank.serving.engine import Engine
 from tailrank.serving.metrics import EngineMetrics
 from tailrank.serving.openapi import describe
@@ -53,7 +52,7 @@ def build_app(
         async with turns:
             asked = parse_rank(body, engine.models, limits)
             future = engine.rank(asked.candidates, asked.deadline_ns, waited_ns(request))
-        ranked = await asyncio.wrap_future(future)
+        ranked = await ranked_by(future)
         content = answer(asked, ranked)
         engine.told(ranked)
         return Response(content, media_type="application/json")

@@ -5,15 +5,13 @@ Its errors are an object with one text, `{"error": "…"}`.
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tailrank import __version__
 from tailrank.core.errors import RequestError
-from tailrank.serving.answers import answered, json_answer, read_body, waited_ns
+from tailrank.serving.answers import answered, json_answer, ranked_by, read_body, waited_ns
 from tailrank.serving.engine import Engine
 from tailrank.serving.open_inference import (
     HEADER_LENGTH,
@@ -82,7 +80,7 @@ def infer_routes(engine: Engine, limits: RequestLimits, turns: Turns) -> list[Ro
                 asked.tensors, served, limits, unknown_default=asked.unknown_default
             )
             future = engine.submit(candidates, asked.deadline_ns, waited_ns(request))
-        ranked = await asyncio.wrap_future(future)
+        ranked = await ranked_by(future)
         content, headers = infer_answer(asked, ranked.model, scores_of(ranked))
         engine.told(ranked)
         return Response(content, headers=headers)

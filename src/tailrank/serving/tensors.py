@@ -134,9 +134,11 @@ def candidates_of(
 
 def scores_of(ranked: Ranked) -> dict[str, Array]:
     """The answer's tensors by name."""
-    scores_BT = ranked.scores.reshape(len(ranked.scores), -1).float().numpy()
-    infos = outputs_of(ranked.model)
-    return {info.name: np.ascontiguousarray(scores_BT[:, t]) for t, info in enumerate(infos)}
+    scores = ranked.scores.float().numpy()
+    names = [info.name for info in outputs_of(ranked.model)]
+    if scores.ndim == 1:
+        return dict.fromkeys(names, scores)
+    return {name: np.ascontiguousarray(scores[:, t]) for t, name in enumerate(names)}
 
 
 def _ids(
