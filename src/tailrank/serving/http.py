@@ -68,7 +68,11 @@ def build_app(
 
     async def openapi(request: Request) -> Response:
         described = describe(
-            engine.models, limits, with_token=token is not None, grpc_port=grpc_port
+            engine.models,
+            limits,
+            with_token=token is not None,
+            grpc_port=grpc_port,
+            changes="none" if repository is None else repository.changes,
         )
         return json_answer(described)
 

@@ -12,6 +12,7 @@ from tailrank import __version__
 from tailrank.data.row_encoder import REFUSED, CategoryColumn, NumberColumns
 from tailrank.features import Side
 from tailrank.serving.model import ServedModel
+from tailrank.serving.openapi_v2 import Changes, json_response, v2_paths
 from tailrank.serving.rank_request import DEADLINE_MS_MAX, RequestLimits, columns_of
 
 CATEGORIES = "x-categories"
@@ -47,6 +48,7 @@ def describe(
     *,
     with_token: bool,
     grpc_port: int | None = None,
+    changes: Changes = "none",
 ) -> dict[str, Any]:
     """The document.
 
@@ -55,6 +57,7 @@ def describe(
         limits: what a client may ask for.
         with_token: whether clients have to bring one.
         grpc_port: where gRPC is spoken; None: nowhere.
+        changes: which models clients may have served.
     """
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -71,6 +74,7 @@ def describe(
             "/v1/stats": {"get": _stats()},
             "/": {"get": _plain("A page that shows /v1/stats every second", "text/html")},
             "/openapi.json": {"get": _plain("this document", _JSON)},
+            **v2_paths(models[-1], limits, changes),
         },
     }
     if grpc_port is not None:
@@ -121,9 +125,9 @@ def _rank(models: Sequence[ServedModel], limits: RequestLimits) -> dict[str, Any
         "summary": "Rank candidate items for a user, best first",
         "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
         "responses": {
-            "200": _response("The items with their scores, best first", _answer()),
+            "200": json_response("The items with their scores, best first", _answer()),
             **{
-                status: _response(what, _ERROR)
+                status: json_response(what, _ERROR)
                 for status, what in (
                     ("400", "The body is not as described; names the field"),
                     ("408", "The body did not arrive in time"),
@@ -275,8 +279,8 @@ def _stats() -> dict[str, Any]:
         "summary": "What runs, its totals, and the last minutes second by second",
         "parameters": [since],
         "responses": {
-            "200": _response("The state of the server", answer),
-            "400": _response("`since` is no number", _ERROR),
+            "200": json_response("The state of the server", answer),
+            "400": json_response("`since` is no number", _ERROR),
         },
     }
 
@@ -285,13 +289,9 @@ def _health(what: str) -> dict[str, Any]:
     schema = {"type": "object", "additionalProperties": {"type": "boolean"}}
     return {
         "summary": f"Whether {what}",
-        "responses": {"200": _response("Yes", schema), "503": _response("No", schema)},
+        "responses": {"200": json_response("Yes", schema), "503": json_response("No", schema)},
     }
 
 
 def _plain(what: str, media: str) -> dict[str, Any]:
     return {"summary": what, "responses": {"200": {"description": what, "content": {media: {}}}}}
-
-
-def _response(what: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": what, "content": {_JSON: {"schema": schema}}}

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from tailrank.core.errors import BackendUnavailable, ConfigError, DataError, RequestError
 from tailrank.serving.answers import answered, json_answer, read_body
 from tailrank.serving.engine import Engine
+from tailrank.serving.openapi_v2 import Changes
 from tailrank.serving.rank_request import RequestLimits
 from tailrank.serving.swap import Swaps
 
@@ -38,6 +39,11 @@ class Repository:
     swaps: Swaps
     folder: Path | None
     is_open: bool
+
+    @property
+    def changes(self) -> Changes:
+        """Which models they may have served."""
+        return "by name" if self.folder is None else "any in a folder"
 
     def find(self, path: object) -> Path | None:
         """The folder of a model by its path inside `folder`.
