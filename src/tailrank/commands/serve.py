@@ -68,6 +68,8 @@ def serve(
 
     Example: tailrank serve preset:dlrm-rmc1 --scale 0.01 --sla p99=20ms
 
+    Example: tailrank serve runs/mine --sla p99=20ms --ray --ray-address 10.0.0.1:6379
+
     Args:
         target: Folder of a trained model, or preset:NAME with random weights; default: the tuned.
         stage: In place of a target, several: MODEL:keep=K passes its K best candidates on to the
