@@ -38,7 +38,7 @@ from typing import Any
 
 import torch
 
-from server_case import MODEL_FLAGS, PRESET, ROWS, SCALE, USER_TABLES, open_case, write_features
+from server_case import HEAVIER, ROWS, SERVED, Case, open_case, write_features
 from server_in_process import InProcess, calls_ms_p50
 from server_processes import NICE, TAILRANK, ServerProcess, serving
 from tailrank.core.measurement import Measurement, Validity
@@ -105,12 +105,18 @@ def main() -> None:
         for part in PARTS:
             if part in arguments.only:
                 getattr(bench, part)()
+        if "binary" in arguments.only and not arguments.quick:
+            with tempfile.TemporaryDirectory() as other:
+                beside = ServerBench(write_features(Path(other), HEAVIER), False, servers, HEAVIER)
+                beside.binary()
+            ratio = beside.metrics["binary_over_in_process"]
+            bench.metrics[f"binary_over_in_process.{HEAVIER.preset}"] = ratio
     result = Result(
         command="bench_server",
         config={
-            "preset": PRESET,
-            "scale": SCALE,
-            "user_tables": USER_TABLES,
+            "preset": SERVED.preset,
+            "scale": SERVED.scale,
+            "user_tables": SERVED.user_tables,
             "feature_rows": ROWS,
             "sla": SLA_TEXT,
             "workers": WORKERS,
@@ -146,6 +152,7 @@ class ServerBench:
         files: features of users and items.
         quick: shorter runs, one round.
         servers: stops those that were started.
+        case: what is served.
 
     Attributes:
         metrics: measured so far.
@@ -153,10 +160,12 @@ class ServerBench:
         found: capacities by server, a round each.
     """
 
-    def __init__(self, files: dict[Side, Path], quick: bool, servers: ExitStack) -> None:
+    def __init__(
+        self, files: dict[Side, Path], quick: bool, servers: ExitStack, case: Case = SERVED
+    ) -> None:
         self._files, self._quick, self._servers = files, quick, servers
         self._ours: ServerProcess | None = None
-        self._model = open_case(files)
+        self._case, self._model = case, open_case(files, case)
         self._ids = {side: read_ids(path, side) for side, path in files.items()}
         self.metrics: dict[str, float] = {}
         self.reasons: list[str] = []
@@ -304,7 +313,7 @@ class ServerBench:
         return capacity_qps
 
     def _tailrank(self, *words: str) -> AbstractContextManager[ServerProcess]:
-        words = (f"preset:{PRESET}", *MODEL_FLAGS, "--workers", str(WORKERS), "--quiet", *words)
+        words = (*self._case.flags, "--workers", str(WORKERS), "--quiet", *words)
         files = {f"--{side}-features": str(path) for side, path in self._files.items()}
         return serving([*TAILRANK, *words, *chain.from_iterable(files.items())])
 
