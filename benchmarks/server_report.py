@@ -16,7 +16,12 @@ from tailrank.reporting.result import Result
 # Metric, words, whether at least or at most, the aim.
 AIMS = (
     ("overhead_ms_p50", "128 items by ids over JSON at a light load, less the ranker, ms", "<=", 1),
-    ("binary_over_in_process", "binary tensors, 500 items by ids, over the ranker in-process", ">=", 0.67),
+    (
+        "binary_over_in_process",
+        "binary tensors, 500 items by ids, over the ranker in-process",
+        ">=",
+        0.67,
+    ),
     ("capacity_over_fastapi", "capacity over plain FastAPI", ">=", 5),
     ("capacity_over_fastapi_tuned", "capacity over tuned FastAPI", ">=", 2.5),
     ("goodput_fraction_at_2x", "at twice the capacity: answered in time, of it", ">=", 0.9),
