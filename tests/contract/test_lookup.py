@@ -153,6 +153,20 @@ def test_rows_that_are_no_numbers_spread_as_in_the_reference(isa: native.IsaName
         torch.testing.assert_close(mine, table.float(), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("subnormals_as_zero", [False, True])
+def test_every_fp16_number_is_read_as_it_is(isa: native.IsaName, subnormals_as_zero: bool) -> None:
+    """Those below 6.1e-5 too, on a thread that takes fp32 numbers below 1.2e-38 for 0."""
+    bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(-1, 16)
+    table, config = bits.view(torch.float16), LookupConfig(row_format="fp16", isa=isa)
+    num_rows = len(table)
+    torch.set_flush_denormal(subnormals_as_zero)
+    try:
+        mine = PooledLookup([table], 16, config)(torch.arange(num_rows), torch.arange(num_rows + 1))
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(mine, table.float(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_quantised_rows_are_those_of_torch() -> None:
     weight_VD = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
     ids_L, offsets = random_bags(torch.tensor([0, 1, 5, 30]), [40])

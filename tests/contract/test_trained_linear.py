@@ -57,6 +57,16 @@ def test_what_is_not_finite_stays_in_its_row(isa: DenseIsaName) -> None:
     assert (out[[0, 1, 3, 4, 6]] == 20.0).all()
 
 
+def test_subnormal_numbers_are_zero_and_only_during_the_call(isa: DenseIsaName) -> None:
+    """They would take Intel's cores 150 cycles each, and decayed weights are full of them."""
+    few = torch.full((7, 20), 1e-40)
+    assert not trained_linear.product(few, torch.full((20, 33), 2.0), None, isa).any()
+    assert not trained_linear.product(
+        torch.full((7, 20), 2.0), few[0, 0].expand(20, 33), None, isa
+    ).any()
+    assert few.mul(2.0).all()
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 257])
 def test_gradients_are_those_of_torch(bias: bool, rows: int) -> None:

@@ -269,6 +269,23 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
         fit(small_model(), DATASET, replace(CONFIG, warmup_steps=20))
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_subnormal_numbers_are_zero_while_it_trains(before: bool) -> None:
+    seen: list[float] = []
+
+    def look(progress: object) -> None:
+        seen.append(torch.full((1,), 1e-40).mul(2.0).item())
+
+    try:
+        torch.set_flush_denormal(before)
+        fit(small_model(), DATASET, replace(CONFIG, epochs=1), progress=look)
+        assert seen
+        assert not any(seen)
+        assert bool(torch.full((1,), 1e-40).mul(2.0).item()) is not before
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_a_diverging_run_says_so() -> None:
     config = replace(CONFIG, dense_optimizer="sgd", table_optimizer="sgd", lr=500.0)
     with pytest.raises(ConfigError, match="no longer finite"):

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "computing.h"
 #include "dense.h"
 #include "dlrm.h"
 #include "gru.h"
@@ -84,7 +85,7 @@ class Mlp {
       : mlp_(kernels_for(isa), format, layers_of(layers)) {}
 
   void operator()(std::int64_t num_rows, std::uintptr_t x_BK, std::uintptr_t out_BN) const {
-    nb::gil_scoped_release released;
+    const Computing computing;
     const auto lease = spaces_.lease();
     OwnSpace& space = *lease;
     const float* x = pointer<const float>(x_BK);
@@ -123,7 +124,7 @@ class BoundAttention {
                   std::uintptr_t length_U, std::int64_t num_users, std::uintptr_t candidate_BK,
                   std::uintptr_t user_of_item_B, std::int64_t num_items,
                   std::uintptr_t out_BK) const {
-    nb::gil_scoped_release released;
+    const Computing computing;
     return attention_.run({pointer<const float>(rows_LK), num_rows,
                            pointer<const std::int64_t>(first_U),
                            pointer<const std::int64_t>(length_U), num_users,
@@ -153,7 +154,7 @@ class BoundGru {
   bool operator()(std::uintptr_t x_LG, std::int64_t num_places, std::uintptr_t place_P,
                   std::uintptr_t scale_P, std::uintptr_t sizes_T, std::int64_t num_times,
                   std::int64_t num_rows, std::uintptr_t states_PH, std::uintptr_t last_RH) const {
-    nb::gil_scoped_release released;
+    const Computing computing;
     return gru_.run({pointer<const float>(x_LG), num_places, pointer<const std::int64_t>(place_P),
                      pointer<const float>(scale_P), pointer<const std::int64_t>(sizes_T), num_times,
                      num_rows, pointer<float>(states_PH), pointer<float>(last_RH)});
@@ -183,7 +184,7 @@ void copy_matrix(const float* from, std::ptrdiff_t row_stride, std::ptrdiff_t co
 void product(DenseIsa isa, std::int64_t num_rows, std::int64_t num_inner, int num_columns,
              const MatrixTuple& a, const MatrixTuple& b, std::uintptr_t initial,
              std::uintptr_t c) {
-  nb::gil_scoped_release released;
+  const Computing computing;
   const DenseKernels& kernels = kernels_for(isa);
   ProductCall call;
   std::uintptr_t a_address, b_address;
@@ -212,7 +213,7 @@ void product(DenseIsa isa, std::int64_t num_rows, std::int64_t num_inner, int nu
 
 void dot_interaction(DenseIsa isa, std::int64_t num_rows, int count, int first, int dim,
                      std::uintptr_t vectors_BFD, std::uintptr_t out_BP) {
-  nb::gil_scoped_release released;
+  const Computing computing;
   const DenseKernels& kernels = kernels_for(isa);
   Buffer<float> work(static_cast<std::size_t>((count + 16) * (dim + 8)));
   std::vector<const float*> vectors(static_cast<std::size_t>(count));
@@ -271,7 +272,7 @@ class BoundDlrm {
                    std::uintptr_t probabilities_B, DlrmTimes* times) const {
     DlrmFault fault;
     {
-      nb::gil_scoped_release released;
+      const Computing computing;
       fault = dlrm_.score(rows_of(user), rows_of(item), pointer<const std::int64_t>(user_of_item_B),
                           pointer<float>(probabilities_B), times);
     }

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "computing.h"
 #include "isa.h"
 #include "memory.h"
 #include "row_sort.h"
@@ -71,7 +72,7 @@ class SparseUpdate {
   nb::object read(const std::vector<Lookup>& lookups) {
     SortFault fault;
     {
-      nb::gil_scoped_release released;
+      const Computing computing;
       std::vector<IdBags> bags;
       gradients_.clear();
       std::uint32_t first = 0;
@@ -91,7 +92,7 @@ class SparseUpdate {
 
   // Room for every id; how many different rows there are.
   std::int64_t rows(std::uintptr_t out) const {
-    nb::gil_scoped_release released;
+    const Computing computing;
     std::int64_t* to = pointer<std::int64_t>(out);
     std::int64_t num_rows = 0;
     for (std::int64_t i = 0; i < sorted_.size(); ++i) {
@@ -103,12 +104,12 @@ class SparseUpdate {
   }
 
   double squared_norm(const std::vector<std::uintptr_t>& gradients) {
-    nb::gil_scoped_release released;
+    const Computing computing;
     return kernels_.squared_norm(step_of(gradients));
   }
 
   void update(const std::vector<std::uintptr_t>& gradients, float lr, float scale, float l2) {
-    nb::gil_scoped_release released;
+    const Computing computing;
     SparseStep step = step_of(gradients);
     step.lr = lr;
     step.scale = scale;

@@ -34,13 +34,17 @@ typedef std::uint32_t U __attribute__((vector_size(16)));
 typedef std::uint16_t Halves __attribute__((vector_size(8)));
 typedef std::uint8_t Bytes __attribute__((vector_size(4)));
 
-// fp16 numbers, their bits in the low halves.
+// fp16 numbers, their bits in the low halves; also where subnormal numbers count as 0.
 inline V from_fp16(U bits) {
   const U sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
-  // Infinity and NaN keep their fraction. All others, numbers below the smallest normal one too,
-  // are the same bits with the exponent 112 too low.
+  // Infinity and NaN keep their fraction; the exponent of all others is 112 too low. Numbers below
+  // the smallest normal one are what is behind the leading one of the same bits beside 2^-14.
   const U special = reinterpret_cast<U>(rest >= (0x7c00u << 13));
-  const U finite = reinterpret_cast<U>(reinterpret_cast<V>(rest) * 0x1p112f);
+  const U small = reinterpret_cast<U>(rest < (1u << 23));
+  const V least = broadcast(0x1p-14f);
+  const U normal = rest + (112u << 23);
+  const U below = reinterpret_cast<U>(reinterpret_cast<V>(rest | (113u << 23)) - least);
+  const U finite = (small & below) | (~small & normal);
   return reinterpret_cast<V>(sign | (special & (rest | 0x7f800000u)) | (~special & finite));
 }
 
