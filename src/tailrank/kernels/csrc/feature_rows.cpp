@@ -58,8 +58,8 @@ void copy_as(const FeatureRows& table, const std::int64_t* rows, std::int64_t nu
       values[value - first] = static_cast<std::int64_t>(source[value]);
     values += end - first;
     if (table.weights) weights = std::copy(table.weights + first, table.weights + end, weights);
-    std::memcpy(dense + at * table.dense_bytes, table.dense + rows[at] * table.dense_bytes,
-                static_cast<std::size_t>(table.dense_bytes));
+    std::copy_n(table.dense + rows[at] * table.dense_bytes, table.dense_bytes,
+                dense + at * table.dense_bytes);
   }
 }
 
