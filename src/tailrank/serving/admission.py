@@ -25,7 +25,7 @@ Predict = Callable[[int], float]
 
 # Of the SLA's limit: how much more is set aside after an answer that took longer than all that was,
 # and how much it may become. A pause of the host makes many late at once.
-_MARGIN_STEP, _MARGIN_MAX = 0.05, 0.9
+_MARGIN_STEP, _MARGIN_MAX = 0.05, 0.75
 # Of the answers that the SLA lets be late, the share that the door may misjudge: clients have the
 # other half for themselves.
 _MISJUDGED = 0.5
