@@ -54,7 +54,7 @@ def test_answers_are_counted_run_after_run(server) -> None:
     for _ in range(2):
         at, run = test.run(500.0)
         assert (run.result.queries.outcome == QueryOutcome.ANSWERED).all()
-        assert run.num_connections == 32
+        assert run.num_connections >= 32, "opened before, and more where a host lets calls wait"
         assert run.cpu_fraction > 0
         assert (run.result.latency_ns > 0).all()
         assert at.num_rejected == 0
