@@ -6,7 +6,7 @@ the mean query on one worker}, from service-time tables that this run measures, 
 a journal that is replayed; a ranker that stalls; RMC1 with `normal:128,16`.
 
     python benchmarks/bench_policies.py [--quick] [--json PATH] [--only simulated|live]
-        [--profiles DIR] [--journal SECONDS]
+        [--presets NAME …] [--profiles DIR] [--journal SECONDS]
 
 Beside PATH it writes PATH's page, as `policies_report.py PATH` does.
 """
@@ -103,12 +103,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=("simulated", "live"))
+    parser.add_argument("--presets", nargs="+", choices=PRESET_SCALES, help="these alone")
     parser.add_argument("--profiles", type=Path, help="keep tables here, and take those there are")
     parser.add_argument("--journal", type=float, help="seconds of the journalled run")
     arguments = parser.parse_args()
     settings = replace(Settings(), only=arguments.only)
     if arguments.quick:
         settings = quick(settings)
+    if arguments.presets:
+        settings = replace(settings, presets=tuple(arguments.presets))
     if arguments.journal:
         settings = replace(settings, live=replace(settings.live, journal_s=arguments.journal))
     try:

@@ -22,6 +22,12 @@ AIMS = (
         ">=",
         0.67,
     ),
+    (
+        "binary_features_over_in_process",
+        "the same with the features in the request, 909 kB",
+        ">=",
+        0.67,
+    ),
     ("capacity_over_fastapi", "capacity over plain FastAPI", ">=", 5),
     ("capacity_over_fastapi_tuned", "capacity over tuned FastAPI", ">=", 2.5),
     ("goodput_fraction_at_2x", "at twice the capacity: answered in time, of it", ">=", 0.9),

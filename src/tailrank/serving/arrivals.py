@@ -1,7 +1,8 @@
 """When a request came, of which a busy loop reads nothing for a while.
 
 A server that is asked for more than it can read would otherwise take each query for a new one, and
-turn none away. The system stamps what it receives, to the nanosecond, if it is asked to.
+turn none away. The system stamps what it receives, to the nanosecond, if it is asked to. Behind TLS
+nothing is known: what comes there has been read before it is deciphered, and counts from then on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import ctypes
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 # Source: Linux, include/uapi/asm-generic/socket.h: `SO_TIMESTAMPNS_OLD`, which is also the type of
@@ -53,8 +55,12 @@ class _Message(ctypes.Structure):
 
 
 def stamp(listener: socket.socket) -> None:
-    """Have what comes to a listening socket's connections stamped, from their first bytes on."""
-    listener.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
+    """Have what comes to a listening socket's connections stamped, from their first bytes on.
+
+    Where the system does not do that, all that comes counts as having come when it is read.
+    """
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
 
 
 class Arrivals:
@@ -79,11 +85,12 @@ class Arrivals:
         message, told = self._message, self._told
         message.told_size, told.kind = ctypes.sizeof(_Told), 0
         got = self._recvmsg(file, ctypes.byref(message), _LOOK)
-        now_ns = time.monotonic_ns()
+        # In this order: a pause between the two makes what came seem younger, never older.
+        wall_ns, now_ns = time.time_ns(), time.monotonic_ns()
         if got <= 0 or told.kind != _TIMESTAMP or message.told_size < ctypes.sizeof(_Told):
             return now_ns
         stamped_ns: int = told.seconds * _S + told.ns
-        return now_ns - max(0, time.time_ns() - stamped_ns)
+        return now_ns - max(0, wall_ns - stamped_ns)
 
 
 class Stamped(asyncio.BufferedProtocol):
@@ -109,11 +116,14 @@ class Stamped(asyncio.BufferedProtocol):
         self._file = transport.get_extra_info("socket").fileno()
         self._inner.connection_made(transport)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Where to read to: something has come."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to: something has come.
+
+        A view, of which asyncio's TLS may take parts; of a bytearray these would be copies.
+        """
         reading = self._reading
         self._inner.came_ns = reading.arrivals.came_ns(self._file)
-        return reading.buffer
+        return reading.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """It has been read."""
@@ -125,5 +135,4 @@ class Reading:
 
     def __init__(self) -> None:
         self.arrivals = Arrivals()
-        self.buffer = bytearray(_READ_BYTES)
-        self.view = memoryview(self.buffer)
+        self.view = memoryview(bytearray(_READ_BYTES))

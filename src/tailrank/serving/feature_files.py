@@ -22,7 +22,7 @@ import polars as pl
 
 from tailrank import __version__
 from tailrank.core.errors import ConfigError, DataError
-from tailrank.core.files import replace_directory, replace_text
+from tailrank.core.files import check_output, replace_text, temporary_folder_beside
 from tailrank.data.row_encoder import RowEncoder, Rows
 from tailrank.data.table_file import TableFile, open_table, require_columns
 from tailrank.features import FeatureSpec, Side, SideFeatures
@@ -74,12 +74,28 @@ def open_feature_table(
     folder = cache / f"{side}-{digest}"
     if not (folder / _RECORD_FILE).is_file():
         announce(f"encoding {path} once, into {folder}")
+        check_output(folder, overwrite=True)
         try:
-            with replace_directory(folder, overwrite=True) as fresh:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with temporary_folder_beside(folder) as fresh:
                 _encode(file, side, spec, encoder, id_column, fresh)
+                _keep(fresh, folder)
         except OSError as error:
             raise DataError(folder, error.strerror or str(error)) from None
     return _map(folder, side, len(spec.sparse(side)))
+
+
+def _keep(fresh: Path, folder: Path) -> None:
+    """Give what was encoded its name, if nobody else has done so meanwhile.
+
+    Several servers may start at once, and what bears the name is the same and may be mapped.
+    """
+    fresh.chmod(0o755)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if not (folder / _RECORD_FILE).is_file():
+            raise
 
 
 def _encode(

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from tailrank import __version__
 from tailrank.core.errors import ConfigError, Overloaded, RequestError, ServingError
+from tailrank.serving.answers import ranked_by
 from tailrank.serving.engine import Engine
 from tailrank.serving.grpc_inference import infer_response, metadata_response, read_infer
 from tailrank.serving.grpc_library import grpc
@@ -193,7 +194,7 @@ class InferenceService:
             times = [] if request.deadline_ns is None else [request.deadline_ns]
             times += [] if left is None else [max(1, round(left * 1e9)) + waited_ns]
             future = self.engine.submit(candidates, min(times, default=None), waited_ns)
-        ranked = await asyncio.wrap_future(future)
+        ranked = await ranked_by(future)
         answer = infer_response(request, ranked.model, scores_of(ranked))
         self.engine.told(ranked)
         return answer

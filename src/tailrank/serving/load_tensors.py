@@ -21,7 +21,7 @@ from tailrank.serving.tensor_data import BYTES, DTYPES
 from tailrank.serving.tensors import ID_TENSORS, LENGTHS, VALUES
 
 Starts = Sequence[int]
-_INT32 = np.iinfo(np.int32)
+_INT32, _INT64 = np.iinfo(np.int32), np.iinfo(np.int64)
 # Queries of one size have one JSON: sizes of a load, many times over.
 _HEADERS_KEPT = 4096
 
@@ -135,9 +135,12 @@ def _tensors_of(side: Side, rows: Rows, known: Mapping[str, tuple[str, int]]) ->
         reason = f"its model names no input {ID_TENSORS[side]}"
         raise RequestError(f"--{side}-features", reason)
     if datatype != BYTES:
+        whole = [one for one in ids if isinstance(one, int) and _INT64.min <= one <= _INT64.max]
+        if len(whole) < len(ids):
+            reason = "the server's ids are whole numbers of up to 64 bits; these are not"
+            raise RequestError(f"--{side}-features", reason)
         # As short as they are: the server takes any type of whole numbers.
-        id_R = np.array(ids, dtype=np.int64)
-        fits = _INT32.min <= id_R.min() and id_R.max() <= _INT32.max
+        fits = _INT32.min <= min(whole) and max(whole) <= _INT32.max
         datatype = "INT32" if fits else "INT64"
     raw, places = _written(ids, datatype)
     yield _Column(ID_TENSORS[side], datatype, [], raw, range(len(ids) + 1), places)

@@ -10,6 +10,7 @@ Source: Ray's documentation, "End-to-end fault tolerance" and "DeploymentHandle"
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -69,7 +70,9 @@ class Replica:
         self._name = serve.get_replica_context().replica_id.unique_id
 
     async def ask(self, asked: Forwarded) -> Replied:
-        """Answer a request."""
+        """Answer a request, or end: Ray Serve then asks another replica, and replaces this one."""
+        if not self._engine.is_alive:
+            os._exit(1)
         return await replied(self._app, asked)
 
     async def ask_named(self, asked: Forwarded) -> tuple[str, Replied]:
@@ -81,7 +84,7 @@ class Replica:
         return shown(self._engine)
 
     def check_health(self) -> None:
-        """Raise if queries are ranked no more: Ray Serve then replaces the replica."""
+        """Raise if queries are ranked no more: asked of nobody, the replica is replaced too."""
         if not self._engine.is_alive:
             raise ServingError("the engine has died")
 
@@ -110,6 +113,8 @@ class RayReplicas:
         except ray.exceptions.RayActorError as error:
             has_died = isinstance(error, ray.exceptions.ActorDiedError)
             raise ReplicaLost(has_died) from None
+        except ray.exceptions.ObjectLostError:  # a large answer, whose node has gone with it
+            raise ReplicaLost(has_died=True) from None
         except serve.exceptions.DeploymentUnavailableError:
             raise ServingError("no replica can be started") from None
 

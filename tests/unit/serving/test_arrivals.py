@@ -9,8 +9,13 @@ from contextlib import closing
 
 from tailrank.serving.arrivals import Arrivals, stamp
 
-# The system counts in ticks of up to 10 ms.
-TICK_NS = 10_000_000
+# How much longer the bytes lie than the clocks may differ by.
+SURE_NS = 10_000_000
+
+
+def came_ns(arrivals: Arrivals, file: int) -> int:
+    """The earliest of some looks: a pause of the host in one of them makes it seem later."""
+    return min(arrivals.came_ns(file) for _ in range(20))
 
 
 def test_bytes_that_lie_unread_came_when_they_were_sent() -> None:
@@ -25,21 +30,20 @@ def test_bytes_that_lie_unread_came_when_they_were_sent() -> None:
             client.sendall(b"asked")
             after_ns = time.monotonic_ns()
             threading.Event().wait(0.04)
-            came_ns = arrivals.came_ns(taken.fileno())
-            if came_ns < time.monotonic_ns() - TICK_NS:
+            came = came_ns(arrivals, taken.fileno())
+            if came < time.monotonic_ns() - SURE_NS:
                 break
             # The first on this host to ask for stamps: the system begins with them in its own time.
             assert taken.recv(100) == b"asked"
         # Never too early: nobody is told of a wait that was none.
-        assert before_ns - 1_000_000 <= came_ns <= after_ns + 2 * TICK_NS
-        assert came_ns < time.monotonic_ns() - TICK_NS
-        # The system stamps what comes to the nanosecond; a clock may be set meanwhile.
-        assert came_ns <= after_ns + 1_000_000
+        # The system stamps to the nanosecond; a clock may be set meanwhile.
+        assert before_ns - 1_000_000 <= came <= after_ns + 1_000_000
+        assert came < time.monotonic_ns() - SURE_NS
         # To look is not to read, and later bytes come later.
         assert taken.recv(100) == b"asked"
-        assert arrivals.came_ns(taken.fileno()) > came_ns + TICK_NS
+        assert came_ns(arrivals, taken.fileno()) > came + SURE_NS
         client.sendall(b"again")
-        assert arrivals.came_ns(taken.fileno()) > came_ns + TICK_NS
+        assert came_ns(arrivals, taken.fileno()) > came + SURE_NS
         assert taken.recv(100) == b"again"
 
 

@@ -77,6 +77,10 @@ def test_ids_are_written_as_short_as_they_are(ids: list, datatype: str) -> None:
             assert np.frombuffer(raw, kind).tolist() == [asked["user_id"], *asked["item_ids"]]
     with pytest.raises(RequestError, match=r"user-features: its model names no input known.user"):
         TensorPool(document, {"inputs": []}, 50, 1, {"user": ids, "item": ids})
+    numbers = [{"name": name, "shape": [1], "datatype": "INT64"} for name in names.values()]
+    for strange in (["7", "8"], [7, 2**63], [7, 8.5]):
+        with pytest.raises(RequestError, match=r"user-features: the server's ids are whole num"):
+            TensorPool(document, {"inputs": numbers}, 50, 1, {"user": strange, "item": strange})
 
 
 PAIR = pools(served())
