@@ -56,6 +56,7 @@ from tailrank.serving.rank_request import RequestLimits
 from tailrank.tuning.capacity import Capacity, verify_capacity
 from worker_kills import killing
 
+HEAVIER_RATIO = "binary_over_in_process." + HEAVIER.preset.replace("-", "_")
 PARTS = ("overhead", "binary", "capacity", "overload", "kill")
 SLA_TEXT = "p99=20ms"
 WORKERS = 2
@@ -110,7 +111,7 @@ def main() -> None:
                 beside = ServerBench(write_features(Path(other), HEAVIER), False, servers, HEAVIER)
                 beside.binary()
             ratio = beside.metrics["binary_over_in_process"]
-            bench.metrics[f"binary_over_in_process.{HEAVIER.preset}"] = ratio
+            bench.metrics[HEAVIER_RATIO] = ratio
     result = Result(
         command="bench_server",
         config={
