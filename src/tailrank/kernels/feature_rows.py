@@ -23,9 +23,8 @@ _WORD = 8
 
 
 def is_available() -> bool:
-    """Whether there are native kernels, and these among them."""
-    # An extension that was built before these were is as good for all else.
-    return native.why_unavailable() is None and hasattr(native.extension(), "FeatureRows")
+    """Whether there are native kernels."""
+    return native.why_unavailable() is None
 
 
 class IdFinder:

@@ -120,33 +120,11 @@ class FeatureTable:
             first_B, length_B = edge_BF[:, 0], edge_BF[:, -1] - edge_BF[:, 0]
             offsets = np.zeros(len(row_B) * num_sparse + 1, dtype=np.int64)
             np.cumsum((edge_BF[:, 1:] - edge_BF[:, :-1]).reshape(-1), out=offsets[1:])
-            length = int(length_B[0])
-            if weights_L is None and (length_B == length).all():
-                return self._side(row_B, _runs(self.values_L, first_B, length), offsets)
             position_L = range_indices(first_B, length_B)
         weights = None if weights_L is None else torch.from_numpy(weights_L[position_L])
-        return self._side(row_B, self.values_L[position_L], offsets, weights)
-
-    def _side(
-        self, row_B: Ints, values_L: Array, offsets: Ints, weights_L: torch.Tensor | None = None
-    ) -> SideFeatures:
         return SideFeatures(
             dense_RN=torch.from_numpy(self.dense_RN.take(row_B, axis=0)),
-            values_L=torch.from_numpy(values_L.astype(np.int64)),
+            values_L=torch.from_numpy(self.values_L[position_L].astype(np.int64)),
             offsets=torch.from_numpy(offsets),
-            weights_L=weights_L,
+            weights_L=weights,
         )
-
-
-def _runs(values_L: Array, first_B: Ints, length: int) -> Array:
-    """The values from each of these places on, `length` of them, one run after the other.
-
-    Whole runs are copied: value by value takes three times as long.
-    """
-    if not length:
-        return values_L[:0]
-    size = values_L.itemsize
-    window_LK: Array = np.ndarray(
-        (len(values_L) - length + 1, length), values_L.dtype, values_L, 0, (size, size)
-    )
-    return window_LK[first_B].reshape(-1)
